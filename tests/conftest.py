@@ -1,0 +1,16 @@
+"Every test session writes under a temporary folder; real data is optional."
+import os, tempfile
+from pathlib import Path
+
+os.environ["NANOCHAT_COURSE_DIR"] = tempfile.mkdtemp(prefix="nanochat_course_test_")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    "Folder of real text and task data; tests that need it are skipped without it."
+    folder = os.environ.get("NANOCHAT_COURSE_TEST_DATA")
+    if not folder or not Path(folder).is_dir(): pytest.skip("set NANOCHAT_COURSE_TEST_DATA to a folder with the real test data")
+    return Path(folder)
