@@ -1,0 +1,74 @@
+# make speedrun   text -> tokenizer -> pretraining -> midtraining -> SFT -> RL -> evaluation -> report (PRESET= to choose the size)
+# make test       notebooks clean and in step, all of them executed, pytest, lint
+# make chat       talk to the model that the speedrun made
+# make lab        JupyterLab on the notebooks
+# make site       the notebooks as a website, served on the loopback address
+# make help       this list
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= auto
+PORT ?= 8000
+BIN := $(abspath $(VENV))/bin
+READY := $(VENV)/.ready
+NOTEBOOK := $(BIN)/python tools/notebook.py
+
+.PHONY: help setup speedrun chat lab site docs readme export clean-nbs test test-sync test-nbs test-py lint bench clean
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(READY)
+$(READY): settings.ini setup.py constraints.txt
+	@echo "setting up $(VENV) (a few minutes the first time) ..."
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 10) else "Python 3.10 or newer is needed, this is %d.%d: make PYTHON=python3.11 ..." % v)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+speedrun: setup
+	@$(BIN)/python -m nanochat_course.speedrun --preset $(PRESET)
+
+chat: setup
+	@$(BIN)/python -m nanochat_course.chat_cli
+
+lab: setup
+	$(BIN)/jupyter lab --notebook-dir nbs nbs/index.ipynb
+
+site: setup
+	$(BIN)/python tools/site/build.py --serve --port $(PORT)
+
+docs: setup
+	$(BIN)/python tools/site/build.py
+
+readme: setup
+	$(BIN)/python tools/site/build.py --readme
+
+# after editing a notebook: clean it and write the package
+export: setup
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+
+clean-nbs: setup
+	$(BIN)/nbdev_clean
+
+# Each kind of test has a target of its own; `make test` runs them all.
+test: test-sync lint test-py test-nbs
+	@echo "all tests passed"
+
+test-sync: setup
+	$(NOTEBOOK) check
+
+lint: setup
+	$(BIN)/ruff check .
+
+test-py: setup
+	$(BIN)/python -m pytest
+
+# Two workers of one thread each, in a folder of their own.
+test-nbs: setup
+	@dir=$$(mktemp -d) && export NANOCHAT_COURSE_DIR=$$dir OMP_NUM_THREADS=1 MPLBACKEND=agg && $(BIN)/nbdev_test --n_workers 2 --timing; status=$$?; rm -rf $$dir; exit $$status
+
+bench: setup
+	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf _proc _docs build dist *.egg-info .pytest_cache .ruff_cache

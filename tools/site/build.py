@@ -1,0 +1,200 @@
+"""Render the notebooks as a website: python tools/site/build.py [--serve] [--port 8000]
+
+nbdev's processors drop hidden cells and link names in backticks to where they are explained; the result goes to _proc/.
+Quarto renders that where it is installed. Elsewhere this file hands each page to pandoc as Markdown: glue, no renderer of its own.
+Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained.
+"""
+import argparse, base64, functools, html, http.server, json, os, re, shutil, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE, NBS, PROC, DOCS = ROOT / "tools" / "site", ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
+READER = "markdown+tex_math_dollars+pipe_tables+fenced_divs+raw_html+auto_identifiers-implicit_figures-yaml_metadata_block+lists_without_preceding_blankline"
+
+
+def process(path):
+    "One notebook through nbdev's processors; exported cells stay, marked with the module they go to."
+    from execnb.nbio import dict2nb, mk_cell, nb2dict, read_nb
+    from nbdev.frontmatter import FrontmatterProc
+    from nbdev.process import NBProcessor
+    from nbdev.processors import add_links, hide_, hide_line, populate_language, rm_header_dash, strip_ansi
+    raw = read_nb(path)
+    first = raw.cells[0]                                    # nbdev reads title and description from a cell that holds nothing else
+    head = re.match(r"# .*\n+(> .*\n*)?", first.source + "\n")
+    if head and first.source[head.end():].strip():
+        rest = first.source[head.end():].strip()
+        first.source = head[0].strip()
+        raw = dict2nb(nb2dict(raw) | {"cells": [nb2dict(raw)["cells"][0], mk_cell(rest, "markdown"), *nb2dict(raw)["cells"][1:]]})
+    nb = NBProcessor(nb=raw, procs=[FrontmatterProc, populate_language, strip_ansi, hide_line, rm_header_dash, hide_, add_links])
+    module = next((c.directives_["default_exp"][0] for c in nb.nb.cells if "default_exp" in c.directives_), "")
+    exported = {id(c) for c in nb.nb.cells if "export" in c.directives_}
+    nb.process()
+    cells = []
+    for c in nb.nb.cells:
+        if not (c.get("source") or "").strip(): continue
+        c.source = c.source.strip("\n")
+        if id(c) in exported: c.source = f'#| classes: export\n#| module: nanochat_course.{module}\n{c.source}'
+        cells.append(c)
+    nb.nb.cells = cells
+    return nb.nb
+
+
+def options(source):
+    "Split Quarto's `#| key: value` lines off a code cell."
+    opts, lines = {}, source.splitlines()
+    while lines and lines[0].startswith("#|"):
+        key, _, value = lines.pop(0)[2:].partition(":")
+        try: opts[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError: opts[key.strip()] = value.strip().strip('"')
+    return opts, "\n".join(lines).strip("\n")
+
+
+def fence(text, attributes):
+    ticks = "`" * max(3, 1 + max((len(m) for m in re.findall("`+", text)), default=0))
+    return f"\n\n{ticks} {{{attributes}}}\n{text}\n{ticks}\n\n"
+
+
+def output_markdown(o, opts, stem, images):
+    "One stored output as Markdown; images are written beside the page."
+    if o.output_type == "stream": return fence("".join(o.text).rstrip("\n"), ".output") if o.name == "stdout" and "".join(o.text).strip() else ""
+    if o.output_type == "error": return fence(f"{o.ename}: {o.evalue}", ".output .error")
+    data = {k: v if isinstance(v, str) else "".join(v) if isinstance(v, list) else v for k, v in o.data.items()}
+    for kind, suffix in (("image/svg+xml", "svg"), ("image/png", "png")):
+        if kind in data:
+            name = f"{stem}_files/figure-{len(images) + 1}.{suffix}"
+            images.append(name)
+            (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
+            raw = data[kind].encode() if suffix == "svg" else base64.b64decode(data[kind])
+            (DOCS / name).write_bytes(raw)
+            width = f' width="{int.from_bytes(raw[16:20], "big") * 10 // 11}"' if suffix == "png" else ""
+            alt = html.escape(str(opts.get("fig-alt") or opts.get("fig-cap") or "Figure made by the cell above"), quote=True)
+            return f'\n\n<img src="{name}" alt="{alt}"{width} loading="lazy">\n\n'
+    if "application/vnd.jupyter.widget-view+json" in data: return "\n\n::: {.widget}\nInteractive: run the notebook to move the sliders.\n:::\n\n"
+    if "text/html" in data: return "\n\n```{=html}\n<div class=\"table\">" + data["text/html"] + "</div>\n```\n\n"
+    if "text/markdown" in data: return "\n\n" + data["text/markdown"] + "\n\n"
+    return fence(data.get("text/plain", "").rstrip("\n"), ".output") if data.get("text/plain", "").strip() else ""
+
+
+def page_markdown(nb, stem):
+    "A processed notebook as pandoc Markdown, with its title and description."
+    meta, parts, images, figures = {}, [], [], {}
+    for c in nb.cells:
+        if c.cell_type == "raw" and c.source.startswith("---"): meta = yaml.safe_load(c.source.strip().strip("-")) or {}
+        elif c.cell_type == "markdown": parts.append(c.source)
+        elif c.cell_type == "code":
+            opts, source = options(c.source)
+            outputs = "".join(output_markdown(o, opts, stem, images) for o in c.get("outputs", [])) if opts.get("output", True) else ""
+            export = opts.get("classes") == "export"
+            code = fence(source, '.python' + (f' .export data-module="{opts["module"]}"' if export else "")) if opts.get("echo", True) and source else ""
+            if code and opts.get("code-fold"): code = f"\n\n<details class=\"code\"><summary>{opts.get('code-summary', 'Code')}</summary>{code}</details>\n\n"
+            label = opts.get("label", "")
+            if opts.get("fig-cap") and outputs:
+                figures[label] = len(figures) + 1
+                cap = f"Figure {figures[label]}: {opts['fig-cap']}"
+                outputs = f"\n\n::: {{.figure #{label or 'fig-' + str(figures[label])}}}\n{outputs}\n::: {{.caption}}\n{cap}\n:::\n:::\n\n"
+            parts.append(code + outputs)
+    text = "\n\n".join(parts)
+    refs = lambda m: f"[Figure {figures[m[1]]}](#{m[1]})" if m[1] in figures else m[0]
+    text = re.sub(r"(?<![\w#{])@(fig-[\w-]+)", refs, text)
+    text = re.sub(r"\]\(((?:\d\d_\w+|index))\.ipynb(#[^)]*)?\)", lambda m: f"]({m[1]}.html{m[2] or ''})", text)
+    return meta, text
+
+
+def sidebar_pages(config):
+    "(section, notebook) pairs in reading order, of the notebooks that exist."
+    for item in config["website"]["sidebar"]["contents"]:
+        for page in [item] if isinstance(item, str) else item["contents"]:
+            if (NBS / page).exists(): yield ("" if isinstance(item, str) else item["section"], page)
+
+
+def nav_html(pages, titles, here):
+    out, last = [], None
+    for section, page in pages:
+        if section != last and section: out.append(f"<h2>{html.escape(section)}</h2>")
+        last, stem = section, Path(page).stem
+        current = ' aria-current="page"' if stem == here else ""
+        number = f"<span>{stem[:2]}</span> " if stem[:2].isdigit() else ""
+        out.append(f'<a href="{stem}.html"{current}>{number}{html.escape(titles[stem])}</a>')
+    return "\n".join(out)
+
+
+def with_pandoc(config, pages, notebooks):
+    import pypandoc
+    pandoc = shutil.which("pandoc") or pypandoc.get_pandoc_path()
+    shutil.rmtree(DOCS, ignore_errors=True)
+    DOCS.mkdir()
+    shutil.copy(HERE / "style.css", DOCS / "style.css")
+    texts = {Path(p).stem: page_markdown(notebooks[p], Path(p).stem) for _, p in pages}
+    titles = {stem: str(meta.get("title", stem)) for stem, (meta, _) in texts.items()}
+    order = list(texts)
+
+    def render(stem):
+        meta, text = texts[stem]
+        i = order.index(stem)
+        near = lambda j, side: f'<a class="{side}" href="{order[j]}.html">{html.escape(titles[order[j]])}</a>' if 0 <= j < len(order) else ""
+        variables = dict(sitetitle=config["website"]["title"], nav=nav_html(pages, titles, stem), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
+                         repo=config["website"]["repo-url"], notebook=f"{stem}.ipynb")
+        metadata = dict(title=titles[stem], pagetitle=f"{titles[stem]} | {config['website']['title']}", description=meta.get("description", ""))
+        args = [pandoc, "-f", READER, "-t", "html5", "--mathml", "--toc", "--toc-depth=3", "--template", str(HERE / "page.html"),
+                "--lua-filter", str(HERE / "callouts.lua"), "--wrap=none", "--syntax-highlighting=pygments", "-o", str(DOCS / f"{stem}.html")]
+        for k, v in variables.items(): args += ["-V", f"{k}={v}"]
+        for k, v in metadata.items(): args += ["-M", f"{k}={v}"]
+        done = subprocess.run(args, input=text, text=True, capture_output=True)
+        if done.returncode: raise SystemExit(f"pandoc failed on {stem}: {done.stderr}")
+        return [f"{stem}: {line}" for line in done.stderr.splitlines() if line.strip()]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool: warnings = [w for ws in pool.map(render, order) for w in ws]
+    print("\n".join(warnings[:20]))
+    print(f"{len(order)} pages in {DOCS}")
+
+
+def readme():
+    "README.md from nbs/index.ipynb."
+    nb = process(NBS / "index.ipynb")
+    meta, parts = {}, []
+    for c in nb.cells:
+        if c.cell_type == "raw": meta = yaml.safe_load(c.source.strip().strip("-")) or {}
+        elif c.cell_type == "markdown": parts.append(c.source)
+        else:
+            opts, source = options(c.source)
+            if opts.get("echo", True): parts.append(f"```python\n{source}\n```")
+            for o in c.get("outputs", []):
+                if o.output_type != "stream" and "text/markdown" in o.data: parts.append("".join(o.data["text/markdown"]))
+                elif o.output_type == "stream": parts.append("```\n" + "".join(o.text).rstrip() + "\n```")
+                elif "image/png" not in o.data and "text/plain" in o.data: parts.append("```\n" + "".join(o.data["text/plain"]) + "\n```")
+    text = f"# {meta.get('title')}\n\n<!-- made from nbs/index.ipynb by `make readme`; edit that -->\n\n> {meta.get('description', '')}\n\n" + "\n\n".join(parts) + "\n"
+    text = re.sub(r"\]\((\d\d_\w+\.ipynb)", r"](nbs/\1", text)
+    (ROOT / "README.md").write_text(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--serve", action="store_true", help="serve _docs on the loopback address afterwards")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--readme", action="store_true", help="only write README.md")
+    args = parser.parse_args()
+    os.chdir(ROOT)
+    if args.readme: return readme()
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
+    pages = list(sidebar_pages(config))
+    notebooks = {page: process(NBS / page) for _, page in pages}
+    if shutil.which("quarto"):
+        from execnb.nbio import write_nb
+        shutil.rmtree(PROC, ignore_errors=True)
+        PROC.mkdir()
+        shutil.copy(ROOT / "_quarto.yml", PROC / "_quarto.yml")
+        for page, nb in notebooks.items(): write_nb(nb, PROC / page)
+        subprocess.run(["quarto", "render", str(PROC)], check=True)
+    else: with_pandoc(config, pages, notebooks)
+    if args.serve:
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(DOCS))
+        print(f"http://127.0.0.1:{args.port}/index.html (stop with Ctrl-C)", flush=True)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", args.port), handler) as server:
+            try: server.serve_forever()
+            except KeyboardInterrupt: pass
+
+
+if __name__ == "__main__": main()
