@@ -283,7 +283,7 @@ def finished(
     stored = read_json(path)
     return stored["result"] if not differences(stored["run"], dict(meta or {}, loop=_defining(loop))) else {}
 
-# %% ../nbs/42_train.ipynb #427c78af
+# %% ../nbs/42_train.ipynb #cdc761ba
 class Loop:
     "The state of one call of `train`."
     def __init__(self, model, optimizer, batches, loop, rt, schedule, loss_fn, evaluate, sample, log, directory, meta, desc, state):
@@ -369,9 +369,9 @@ class Loop:
             self.progress = Progress(self.loop.num_iterations, self.state.step, self.desc, self.rt.is_main)
             try:
                 while True:
+                    if self.loop.stop_at and self.state.step >= self.loop.stop_at: self.save(); break   # what is due here is done after the stop
                     self.between_steps()
                     if self.state.step == self.loop.num_iterations: break
-                    if self.loop.stop_at and self.state.step >= self.loop.stop_at: self.save(); break
                     first = self.speed is None
                     if self.one_step(stop): self.interrupt()
                     if first or self.state.step % self.loop.collect_every == 0: collect()
