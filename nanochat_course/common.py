@@ -7,10 +7,10 @@ __all__ = ['detect_device', 'detect_dtype', 'CourseError', 'Runtime', 'runtime',
            'read_json', 'sha256', 'base_dir', 'open_tracker', 'RunLog', 'read_log', 'peak_memory', 'machine',
            'save_result', 'load_result', 'run_main']
 
-# %% ../nbs/00_common.ipynb #3f2d69e4
-import json, os, random, subprocess, sys, hashlib, platform, shutil, time
+# %% ../nbs/00_common.ipynb #dd65681c
+import hashlib, json, os, platform, random, shutil, sys
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 import torch, torch.distributed as dist
@@ -107,7 +107,7 @@ def seed_everything(
     random.seed(seed)
     torch.manual_seed(seed)
 
-# %% ../nbs/00_common.ipynb #818c8014
+# %% ../nbs/00_common.ipynb #9f200361
 @contextmanager
 def atomic_path(
     path, # final name of a file or folder
@@ -139,13 +139,17 @@ def read_json(
     "Read a JSON file."
     try: return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise CourseError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise CourseError(f"{path} is not valid JSON ({e}): remove it and run the stage that makes it again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise CourseError(f"{path} is not valid JSON ({e}): remove it and run the stage that makes it again") from None
 
 def sha256(
     path,      # file to read
 )->str:        # 64 hexadecimal digits
     "Checksum of a file's bytes."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(f.read()).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20): digest.update(block)
+    return digest.hexdigest()
 
 # %% ../nbs/00_common.ipynb #e716d398
 def base_dir()->Path: # exists afterwards

@@ -9,7 +9,7 @@ __all__ = ['is_stub', 'exercise', 'Check']
 import json, time
 from .common import base_dir
 
-# %% ../nbs/01_exercises.ipynb #a5f2f23f
+# %% ../nbs/01_exercises.ipynb #4eb6192f
 def _stub(): ...
 
 def is_stub(
@@ -42,7 +42,7 @@ class Check:
     def mistake(self, *answers): # None for a right answer, else the message
         "What is wrong with the answer?"
         try: self.check(*answers)
-        except AssertionError as e: return str(e) or "the check failed without a message"
+        except AssertionError as e: return (str(e) or "the check failed without a message").splitlines()[0]
         except Exception as e: return f"it raised {type(e).__name__}: {e}"
 
     def verify(self,

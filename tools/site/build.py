@@ -17,18 +17,15 @@ READER = "markdown+tex_math_dollars+pipe_tables+fenced_divs+raw_html+auto_identi
 
 def process(path):
     "One notebook through nbdev's processors; exported cells stay, marked with the module they go to."
-    from execnb.nbio import dict2nb, mk_cell, nb2dict, read_nb
-    from nbdev.frontmatter import FrontmatterProc
+    from execnb.nbio import dict2nb
     from nbdev.process import NBProcessor
     from nbdev.processors import add_links, hide_, hide_line, populate_language, rm_header_dash, strip_ansi
-    raw = read_nb(path)
-    first = raw.cells[0]                                    # nbdev reads title and description from a cell that holds nothing else
-    head = re.match(r"# .*\n+(> .*\n*)?", first.source + "\n")
-    if head and first.source[head.end():].strip():
-        rest = first.source[head.end():].strip()
-        first.source = head[0].strip()
-        raw = dict2nb(nb2dict(raw) | {"cells": [nb2dict(raw)["cells"][0], mk_cell(rest, "markdown"), *nb2dict(raw)["cells"][1:]]})
-    nb = NBProcessor(nb=raw, procs=[FrontmatterProc, populate_language, strip_ansi, hide_line, rm_header_dash, hide_, add_links])
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    first = "".join(raw["cells"][0]["source"]) + "\n"
+    head = re.match(r"# (.*)\n+(?:> (.*)\n*)?", first)
+    front = yaml.safe_dump(dict(title=head[1], description=head[2] or ""), allow_unicode=True)
+    raw["cells"][:1] = [dict(cell_type="raw", metadata={}, source=f"---\n{front}---"), dict(cell_type="markdown", metadata={}, source=first[head.end():])]
+    nb = NBProcessor(nb=dict2nb(raw), procs=[populate_language, strip_ansi, hide_line, rm_header_dash, hide_, add_links])
     module = next((c.directives_["default_exp"][0] for c in nb.nb.cells if "default_exp" in c.directives_), "")
     exported = {id(c) for c in nb.nb.cells if "export" in c.directives_}
     nb.process()
