@@ -217,7 +217,7 @@ def write_corpus(
         write_shard(Path(out_dir) / f"shard_{i:05d}.parquet", texts[a:b], rows=min(1024, max(1, -(-(b - a) // 16))))
     return dict(documents=len(texts), bytes=size, words=sum(len(t.split()) for t in texts), shards=num_shards, validation_documents=bounds[-1] - bounds[-2])
 
-# %% ../nbs/11_corpus.ipynb #9ce50606
+# %% ../nbs/11_corpus.ipynb #a604ff19
 def list_shards(
     corpus_dir,        # folder of shards
     split:str="train", # "train": all but the last shard, "val": the last, "all"
@@ -231,7 +231,7 @@ def list_shards(
 
 def check_shard(
     path, # parquet file
-)->int:   # number of row groups; raises `CourseError` that names the file, and the row group where it is known
+)->list[int]: # documents in each row group; raises `CourseError` that names the file, and the row group where it is known
     "Check a shard's footer, schema, and that every row group lies inside the file."
     again = "remove it and get it again, or pass skip_corrupt"
     try: meta = pq.read_metadata(path)
@@ -246,12 +246,12 @@ def check_shard(
         chunk = meta.row_group(g).column(column)
         start = chunk.data_page_offset if chunk.dictionary_page_offset is None else chunk.dictionary_page_offset
         if start + chunk.total_compressed_size > size - 8: raise CourseError(f"{path}, row group {g}: lies beyond the end of the file: {again}")
-    return meta.num_row_groups
+    return [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
 
 def check_shards(
     paths,                   # parquet files
     skip_corrupt:bool=False, # leave broken ones out, with a warning
-)->list[tuple[Path, int]]:   # (path, number of row groups) of the good ones
+)->list[tuple[Path, list[int]]]: # (path, documents in each row group) of the good ones
     "Check all shards before a run begins."
     good = []
     for path in paths:
@@ -279,7 +279,7 @@ def documents(
     skip_corrupt:bool=False, # leave out what cannot be read, with a warning
 ):
     "Iterate over the texts of shards, one row group in memory at a time."
-    groups = [(path, g) for path, n in check_shards(paths, skip_corrupt) for g in range(n)]
+    groups = [(path, g) for path, rows in check_shards(paths, skip_corrupt) for g in range(len(rows))]
     for path, g in groups[rank::world_size]:
         try: yield from read_row_group(path, g)
         except CourseError as e:
