@@ -1,0 +1,237 @@
+"Checkpoints: exact, atomic, checksummed, independent of the number of processes."
+import json, os, resource, shutil, signal, subprocess, sys, textwrap, time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+import pytest, random, torch
+from nanochat_course import checkpoint as C
+from nanochat_course.common import CourseError, Runtime, base_dir, seed_everything
+from nanochat_course.gpt import GPT, GPTConfig
+from nanochat_course.optim import AdamW, MuonAdamW, param_groups
+from nanochat_course.tokenizer import train_bpe
+
+RT = Runtime(torch.device("cpu"), torch.float32)
+TINY = GPTConfig(sequence_len=16, vocab_size=300, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)
+
+
+def make(config=TINY, seed=0):
+    seed_everything(seed)
+    model = GPT(config).init_weights()
+    return model, MuonAdamW(param_groups(model))
+
+
+def steps(model, optimizer, n):
+    for _ in range(n):
+        x = torch.randint(0, 300, (2, 17))
+        model(x[:, :-1], x[:, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    model, optimizer = make()
+    steps(model, optimizer, 2)
+    for step in (1, 2): C.save_checkpoint(tmp_path / "run", step, model, optimizer, meta=dict(note="ä", numbers=[1, 2.5]), rt=RT)
+    return tmp_path / "run", model, optimizer
+
+
+def test_round_trip_continues_bit_for_bit(trained):
+    run, model, optimizer = trained
+    rng = random.random()                                # moves Python's generator on; the checkpoint has the state before
+    steps(model, optimizer, 3)
+    again, opt = make(seed=5)
+    ckpt = C.load_checkpoint(run)
+    C.restore(ckpt, again, opt, RT)
+    assert random.random() == rng
+    steps(again, opt, 3)
+    assert same(model, again)
+    assert ckpt.step == 2 and ckpt.meta["note"] == "ä" and ckpt.meta["numbers"] == [1, 2.5]
+
+
+@pytest.mark.parametrize("cls", [torch.optim.AdamW, torch.optim.SGD])
+def test_torch_optimizers_are_stored_by_name(tmp_path, cls):
+    def fresh(seed):
+        seed_everything(seed)
+        m = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+        return m, (cls(m.parameters(), lr=.1, momentum=.9) if cls is torch.optim.SGD else cls(m.parameters(), lr=.1))
+    def go(m, o, n):
+        for _ in range(n):
+            o.zero_grad(); m(torch.randn(3, 4)).square().sum().backward(); o.step()
+    m, o = fresh(0)
+    go(m, o, 3)
+    assert any(k.startswith("0.weight/") for k in C.optimizer_tensors(o, m))
+    C.save_checkpoint(tmp_path, 3, m, o, meta={}, rt=RT)
+    go(m, o, 3)
+    m2, o2 = fresh(1)
+    C.restore(C.load_checkpoint(tmp_path), m2, o2, RT)
+    go(m2, o2, 3)
+    assert same(m, m2)
+
+
+def test_keep_last_and_latest(trained):
+    run, model, optimizer = trained
+    for step in (3, 4, 5): C.save_checkpoint(run, step, model, optimizer, meta={}, rt=RT)
+    assert C.all_steps(run) == [4, 5] and C.latest_step(run) == 5
+    C.save_checkpoint(run, 6, model, meta={}, rt=RT, keep_last=0)
+    assert C.all_steps(run) == [4, 5, 6]
+    assert C.load_checkpoint(run, 6).optimizer_state == {}
+    assert C.latest_step(run / "nowhere") is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "meta.json", "SHA256SUMS"])
+@pytest.mark.parametrize("how", ["flip first", "flip middle", "truncate", "empty"])
+def test_damage_is_named_and_passed_over(trained, name, how, capsys):
+    run, model, optimizer = trained
+    path = run / "step_000002" / name
+    data = bytearray(path.read_bytes())
+    if how == "flip first": data[0] ^= 0x20 if name != "SHA256SUMS" else 0x01
+    elif how == "flip middle": data[len(data) // 2] ^= 0x01
+    else: data = data[:len(data) // 2] if how == "truncate" else b""
+    path.write_bytes(data)
+    with pytest.raises(CourseError) as e: C.load_checkpoint(run, 2)
+    assert "step_000002" in str(e.value) and "\n" not in str(e.value)
+    if name != "SHA256SUMS": assert name in str(e.value)
+    assert C.load_latest(run, RT).step == 1
+
+
+def test_every_checkpoint_damaged(trained):
+    run, *_ = trained
+    for p in run.glob("*/model.safetensors"): p.write_bytes(p.read_bytes()[:-5])
+    with pytest.raises(CourseError, match="every checkpoint"): C.load_latest(run, RT)
+    assert C.load_latest(run / "nowhere", RT) is None
+    with pytest.raises(CourseError, match="no checkpoint"): C.load_checkpoint(run / "nowhere")
+    with pytest.raises(CourseError, match="checkpoints there: 1, 2"): C.load_checkpoint(run, 77)
+
+
+@contextmanager
+def small_files(limit):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("limit", [0, 3000, 100_000, 190_000])
+def test_disk_full_leaves_older_files_alone(trained, limit):
+    run, model, optimizer = trained
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with small_files(limit), pytest.raises(CourseError, match="free some space"):
+        C.save_checkpoint(run, 3, model, optimizer, meta={}, rt=RT)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    assert C.load_latest(run, RT).step == 2
+
+
+def test_unwritable_folder_is_a_course_error(trained, tmp_path):
+    _, model, optimizer = trained
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(CourseError, match="could not write"): C.save_checkpoint(tmp_path / "file", 3, model, meta={}, rt=RT)
+
+
+def test_another_architecture_names_the_fields(trained):
+    run, *_ = trained
+    other, opt = make(replace(TINY, n_layer=3, n_embd=64))
+    with pytest.raises(CourseError) as e: C.restore(C.load_checkpoint(run), other, opt)
+    assert "n_layer 2 there, 3 here" in str(e.value) and "n_embd 32 there, 64 here" in str(e.value) and "vocab" not in str(e.value)
+    with pytest.raises(CourseError, match="does not fit"): C.restore(C.load_checkpoint(run), torch.nn.Linear(2, 2))
+
+
+def test_load_model_with_its_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    tok = train_bpe(["The cat sat on the mat. " * 20] * 3, 270)
+    tok.save(base_dir() / "tokenizer")
+    model, optimizer = make(replace(TINY, vocab_size=270))
+    steps_dir = C.checkpoint_dir("base", "d2")
+    assert steps_dir == tmp_path / "base_checkpoints" / "d2"
+    C.save_checkpoint(steps_dir, 7, model, meta=dict(run=1), rt=RT)
+    state = torch.get_rng_state()
+    loaded, tok2, meta = C.load_model(steps_dir, RT)
+    assert torch.equal(torch.get_rng_state(), state), "loading must not draw from the caller's generator"
+    x = torch.tensor([tok2.encode("The cat sat on the mat.", prepend=tok2.bos)[:16]])
+    assert same(model, loaded) and torch.equal(model(x), loaded(x)) and meta["step"] == 7 and not loaded.training
+    train_bpe(["the mat sat on a cat " * 20] * 3, 270).save(base_dir() / "tokenizer")
+    with pytest.raises(CourseError, match="another tokenizer"): C.load_model(steps_dir, RT)
+    with pytest.raises(CourseError, match="no checkpoint"): C.load_model(C.checkpoint_dir("mid", "d2"), RT)
+    with pytest.raises(CourseError, match="unknown stage"): C.checkpoint_dir("bse", "d2")
+
+
+def test_nothing_is_pickled(trained):
+    run, *_ = trained
+    for p in (run / "step_000002").iterdir():
+        if p.suffix == ".safetensors": json.loads(p.read_bytes()[8:8 + int.from_bytes(p.read_bytes()[:8], "little")])
+        else: p.read_text(encoding="utf-8")
+    assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=run / "step_000002", capture_output=True).returncode == 0
+
+
+KILLED = """
+    import sys, torch
+    from pathlib import Path
+    from nanochat_course import checkpoint as C
+    from nanochat_course.common import Runtime
+    model = torch.nn.Linear(600, 600)
+    print("go", flush=True)
+    for step in range(1, 10_000):
+        torch.nn.init.constant_(model.weight, step)
+        C.save_checkpoint(sys.argv[1], step, model, meta=dict(step=step), rt=Runtime(torch.device("cpu"), torch.float32))
+"""
+
+
+def test_kill_in_mid_write(tmp_path):
+    "Killed at any moment, the newest checkpoint is whole; rubbish is swept away by the next save."
+    killed_in_write = 0
+    for i in range(6):
+        p = subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], stdout=subprocess.PIPE, env=dict(os.environ, OMP_NUM_THREADS="1"))
+        p.stdout.readline()
+        time.sleep(0.2 + 0.037 * i)
+        p.send_signal(signal.SIGKILL)
+        p.wait()
+        killed_in_write += any(tmp_path.glob(".step_*"))
+        ckpt = C.load_checkpoint(tmp_path)               # checks every sum
+        assert ckpt.model_state["weight"].eq(ckpt.step).all() and ckpt.meta["step"] == ckpt.step
+    C.save_checkpoint(tmp_path, 99_999, torch.nn.Linear(2, 2), meta={}, rt=RT)
+    assert not list(tmp_path.glob(".step_*"))
+    assert killed_in_write, "no kill hit a write: the test saw nothing"
+
+
+WORLD = """
+    import os, sys, torch, random
+    from nanochat_course import checkpoint as C
+    from nanochat_course.common import runtime, seed_everything
+    with runtime(device="cpu", dtype="float32") as rt:
+        assert [bytes(b) for b in C.gather_bytes(b"x" * rt.rank + b"end", rt)] == [b"x" * r + b"end" for r in range(rt.world_size)]
+        seed_everything(rt.rank)
+        torch.rand(3)
+        model = torch.nn.Linear(3, 3)
+        torch.nn.init.ones_(model.weight)
+        C.save_checkpoint(sys.argv[1], 1, model, meta={}, rt=rt)
+        want = torch.rand(1), random.random()
+        seed_everything(77)
+        ckpt = C.load_latest(sys.argv[1], rt)
+        C.restore(ckpt, model, rt=rt)
+        assert (torch.rand(1), random.random()) == want
+        rt.barrier()
+        try: C.save_checkpoint(sys.argv[2], 2, model, meta={}, rt=rt); print("no error")
+        except C.CourseError: print(f"rank {rt.rank} heard of it", flush=True)
+"""
+
+
+def torchrun(script, *args, n=2):
+    ports = dict(os.environ, OMP_NUM_THREADS="1")
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", script, *args],
+                          capture_output=True, text=True, timeout=120, env=ports)
+
+
+def test_every_rank_has_its_generators_and_hears_of_errors(tmp_path):
+    script = tmp_path / "world.py"
+    script.write_text(textwrap.dedent(WORLD))
+    (tmp_path / "file").write_text("")
+    r = torchrun(str(script), str(tmp_path / "run"), str(tmp_path / "file"))
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert "rank 0 heard of it" in r.stdout and "rank 1 heard of it" in r.stdout
+    ckpt = C.load_checkpoint(tmp_path / "run")           # two processes wrote it, one reads it
+    assert {k.split("/")[0] for k in ckpt.rng} == {"0", "1"} and ckpt.meta["world_size"] == 2
