@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['evaluate_bpb', 'entropy', 'byte_bpb', 'unigram_bpb', 'xz_bpb', 'reference_lines', 'sample_text', 'sample_texts',
            'few_shot', 'render_item', 'common_prefix', 'scored_rows', 'score_rows', 'evaluate_task', 'centered',
-           'load_bundle', 'evaluate_core']
+           'load_bundle', 'evaluate_core', 'builtin_tasks', 'builtin_bundle']
 
-# %% ../nbs/50_evaluation.ipynb #b7775a8d
+# %% ../nbs/50_evaluation.ipynb #05bba390
 import csv, json, lzma, math, random, time
 from collections import Counter
 from pathlib import Path
 import torch, torch.nn.functional as F
-from .common import CourseError, Runtime, base_dir
+from .common import CourseError, Runtime, write_json
 
 # %% ../nbs/50_evaluation.ipynb #6261f0f6
 @torch.inference_mode()
@@ -40,7 +40,7 @@ def evaluate_bpb(
     if not count: raise CourseError("no bytes to evaluate on: the validation batches hold no ordinary token")
     return nats / math.log(2) / count
 
-# %% ../nbs/50_evaluation.ipynb #d06547bd
+# %% ../nbs/50_evaluation.ipynb #2da886d4
 def entropy(
     counts,   # how often each symbol occurs
 )->float:     # bits per symbol
@@ -72,14 +72,14 @@ def xz_bpb(
     return 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data)
 
 def reference_lines(
-    text:str,                # the text that the model is judged on
-    tokenizer=None,          # for the token line
+    tokenizer,               # decodes, and knows how many bytes a token stands for
+    ids:list,                # the tokens that the model was judged on
 )->dict:                     # bits per byte by name
-    "Bits per byte of compressors that everybody can check."
-    data = text.encode("utf-8")
-    out = {"unigram bytes": byte_bpb(data), "xz -9e": xz_bpb(data)}
-    if tokenizer is not None: out["unigram tokens"] = unigram_bpb(tokenizer.encode(text), tokenizer.token_bytes())
-    return out
+    "Bits per byte of codes that everybody can check, on the bytes that `ids` stand for."
+    sizes = tokenizer.token_bytes()
+    ids = [i for i in ids if sizes[i] > 0]
+    data = tokenizer.decode_bytes(ids)
+    return {"unigram bytes": byte_bpb(data), "unigram tokens": unigram_bpb(ids, sizes), "xz -9e": xz_bpb(data)}
 
 # %% ../nbs/50_evaluation.ipynb #b138348b
 @torch.inference_mode()
@@ -120,14 +120,16 @@ def sample_texts(
     generate = generate or (lambda p, n, t, s: sample_text(model, tokenizer, p, n, t, seed=s))
     return [dict(prompt=p, temperature=t, text=generate(p, max_tokens, t, seed + i)) for i, p in enumerate(prompts) for t in temperatures]
 
-# %% ../nbs/50_evaluation.ipynb #c10164f8
+# %% ../nbs/50_evaluation.ipynb #9a880fce
 def few_shot(
     data:list,      # all items of the task
     index:int,      # the item that is asked
     n:int,          # examples wanted
 )->list:            # n items, or as many as there are
     "Examples for the prompt, the same every time, never the item itself nor a copy of it."
-    others = [i for i, d in enumerate(data) if i != index and d != data[index]] if n else []
+    others = [i for i in range(len(data)) if i != index]
+    copies = {i for i in others if data[i] == data[index]} if n else set()
+    if copies: others = [i for i in others if i not in copies]
     return [data[i] for i in random.Random(1234 + index).sample(others, min(n, len(others)))]
 
 def render_item(
@@ -192,7 +194,7 @@ def score_rows(
         out.append((F.cross_entropy(guess, answer).item(), bool((guess.argmax(-1) == answer).all())))
     return out
 
-# %% ../nbs/50_evaluation.ipynb #83b0e187
+# %% ../nbs/50_evaluation.ipynb #3792793c
 def evaluate_task(
     model, tokenizer,      # see `score_rows`
     data:list,             # items of the task
@@ -257,9 +259,51 @@ def evaluate_core(
         if tasks and t["label"] not in tasks: continue
         if not t["path"].exists(): raise CourseError(f"{t['path']} is missing from the CORE bundle: unpack it again")
         start = time.time()
-        data = [json.loads(line) for line in t["path"].read_text(encoding="utf-8").splitlines() if line.strip()]
+        data = [json.loads(line) for line in open(t["path"], encoding="utf-8")]
         random.Random(1337).shuffle(data)                             # so that the first few are a fair sample
         acc = evaluate_task(model, tokenizer, data, t["kind"], t["num_fewshot"], rt, t["delimiter"], max_per_task, batch_tokens)
         out["accuracy"][t["label"]], out["centered"][t["label"]], out["seconds"][t["label"]] = acc, centered(acc, t["baseline"]), time.time() - start
     out["core_metric"] = sum(out["centered"].values()) / len(out["centered"])
     return out
+
+# %% ../nbs/50_evaluation.ipynb #de04517a
+def builtin_tasks(
+    items:int=40, # per task
+    seed:int=0,   # of the draw
+)->dict:          # label -> kind, num_fewshot, delimiter, baseline in percent, items
+    "Four small tasks of CORE's three kinds, made by code."
+    import builtins
+    rng = random.Random(seed)
+    docs = {n: d.__doc__.strip().split("\n")[0] for n, d in sorted(vars(builtins).items()) if callable(d) and (d.__doc__ or "").strip() and n[0] != "_"}
+    docs = {n: d for n, d in docs.items() if len(d) > 30 and n not in d and "built-in" not in d and "(" not in d}
+    def choose(right, wrong, **rest):
+        choices = rng.sample([right, *rng.sample(sorted(set(wrong) - {right}), 3)], 4)
+        return dict(rest, choices=choices, gold=choices.index(right))
+    sums = [choose(str(a + b), map(str, range(2, 19)), query=f"{a} + {b} =") for a, b in (rng.choices(range(1, 10), k=2) for _ in range(items))]
+    names = [choose(n, docs, query=f"{docs[n]}\nName:") for n in rng.sample(list(docs), min(items, len(docs)))]
+    nouns, ends = "cat dog file value name list key test user class method string".split(), ["on the mat.", "in the list.", "not found.", "ready."]
+    pairs = [o.split("/") for o in ("The cat/The cats", "This sheep/These sheep", "He/They", "The man/The men", "Each value/All values", "A child/Children",
+             "One fish/Two fish", "It/We", "This list/These lists", "The person/The people", "Every key/Both keys", "She/You")]
+    agree = []
+    for _ in range(items):
+        right, options = rng.choice([0, 1]), rng.choice(pairs)
+        agree.append(dict(context_options=(shown := rng.sample(options, 2)), continuation=f"{('is', 'are')[right]} {rng.choice(ends)}", gold=shown.index(options[right])))
+    words = lambda: " ".join(rng.sample(nouns, 3))
+    copies = [dict(context=f"Input: {w}\nOutput:", continuation=w) for w in (words() for _ in range(items))]
+    task = lambda kind, shots, baseline, data: dict(kind=kind, num_fewshot=shots, delimiter=" ", baseline=baseline, items=data)
+    return dict(sums=task("multiple_choice", 3, 25, sums), names=task("multiple_choice", 2, 25, names),
+                agreement=task("schema", 0, 50, agree), copying=task("language_modeling", 4, 0, copies))
+
+def builtin_bundle(
+    folder,       # where to write
+    items:int=40, # per task
+)->Path:          # the folder, to be given to `evaluate_core`
+    "Write the built-in tasks in the layout of the real bundle."
+    folder, tasks = Path(folder), builtin_tasks(items)
+    (folder / "eval_data").mkdir(parents=True, exist_ok=True)
+    for label, t in tasks.items():
+        (folder / "eval_data" / f"{label}.jsonl").write_text("".join(json.dumps(i) + "\n" for i in t["items"]), encoding="utf-8")
+    write_json(folder / "core.yaml", dict(icl_tasks=[dict(label=l, dataset_uri=f"{l}.jsonl", num_fewshot=[t["num_fewshot"]], icl_task_type=t["kind"],
+               continuation_delimiter=t["delimiter"]) for l, t in tasks.items()]))                      # JSON is YAML, too
+    (folder / "eval_meta_data.csv").write_text("Eval Task,Random baseline\n" + "".join(f"{l},{t['baseline']}\n" for l, t in tasks.items()))
+    return folder
