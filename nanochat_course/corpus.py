@@ -21,8 +21,8 @@ import pyarrow as pa, pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from .common import CourseError, atomic_path, base_dir, read_json, run_main, sha256, write_json
 
-# %% ../nbs/11_corpus.ipynb #84d79b57
-ROLE      = re.compile(r":(?:\w+:)*\w+:`(?:~(?:[\w.]*\.)?|[^`<]*<)?([^`<>]+)>?`")  # :class:`a.b.C`, :class:`~a.b.C` (C) and :ref:`title <target>`
+# %% ../nbs/11_corpus.ipynb #982fdf56
+ROLE      = re.compile(r":(?:\w+:)*\w+:`(?:~(?:[\w.]*\.)?)?([^`<>]+?)(?:\s*<[^`>]*>)?`")  # :class:`a.b.C`, :class:`~a.b.C` (C), :ref:`title <target>`
 LINK      = re.compile(r"`([^`<]+?)\s*<[^`>]+>`__?")                  # `title <url>`_
 LITERAL   = re.compile(r"``?~?\.?([^`\n]+)``?_?")                    # ``x``, `x`, `~.x` and `x`_
 BOLD      = re.compile(r"\*\*([^*\n]+)\*\*")

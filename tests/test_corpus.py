@@ -1,0 +1,301 @@
+"The corpus: cleaning, sharding, checks, a user's files, and downloads from a server on loopback that misbehaves."
+import hashlib, json, random, threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow as pa, pyarrow.parquet as pq
+import pytest
+from nanochat_course.common import CourseError, run_main
+from nanochat_course.corpus import (CorpusConfig, check_shard, check_shards, clean_docstring, corpus, deduplicate, docstring_records, documents, download,
+                                    list_shards, make_corpus, module_documents, python_sources, read_row_group, read_source, split_text, write_corpus, write_shard)
+
+TEXTS = [f"document {i}: " + "The cat sat on the mat. " * (i % 7) for i in range(200)]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write_corpus(tmp_path / "c", list(TEXTS), num_shards=4)
+    return tmp_path / "c"
+
+
+# cleaning
+
+@pytest.mark.parametrize("raw, clean", [
+    ("A :class:`~a.b.C` and a :func:`os.stat` and :ref:`the title <target>`.", "A C and a os.stat and the title."),
+    ("See ``x`` and `y`_ and `the page <https://e.org>`__.", "See x and y and the page."),
+    ("**Bold** but f(*args, **kwargs) stays.", "Bold but f(*args, **kwargs) stays."),
+    ("Text.\n\n    .. versionadded:: 3.1\n       gone\n\n    More.", "Text.\n\nMore."),
+    ("Text.\n\n.. note:: Mind it.", "Text.\n\nNote: Mind it."),
+    ("Sum.\n\nParameters\n----------\nx : int", "Sum.\n\nParameters:\nx : int"),
+    ("Sum.\n\n:param int x: the first\n:type x: int\n:returns: the sum\n:raises KeyError: never", "Sum.\n\nx: the first\nReturns: the sum\nRaises KeyError: never"),
+    ("Sum.\n\nExamples\n--------\n>>> 1 + 1\n2\n\n", "Sum."),
+    ("Sum.\n\n>>> 1 + 1\n2\n\nMore.", "Sum.\n\nMore."),
+    ("Sum.\n\n```py\nx = 1\n```\n<Tip>\n\nMore.", "Sum.\n\nMore."),
+    ("", ""),
+])
+def test_clean_docstring(raw, clean): assert clean_docstring(raw) == clean
+
+
+def test_module_documents():
+    source = b'''"""A module about cats, long enough to be kept here."""
+class Cat(Animal):
+    """A cat that may sit on a mat, or on anything else."""
+    def __init__(self, name, *, age: int=3, **kw): pass
+    @property
+    def tail(self): """The tail of the cat, which is long and grey, mostly."""
+    @staticmethod
+    def make(x, /, y=(1, 2), *args): """Make a cat out of thin air and a few other things."""
+    async def sit(self, where: "str"="mat"): """Sit down somewhere and stay there for a good while."""
+'''
+    headers = [d.split("\n")[0] for d in module_documents(source, "zoo")]
+    assert headers == ["module zoo", "class zoo.Cat(name, *, age=3, **kw)", "zoo.Cat.tail", "zoo.Cat.make(x, /, y=(1, 2), *args)", "zoo.Cat.sit(where='mat')"]
+    assert module_documents(b"def (", "broken") == []
+
+
+def test_sources_are_sorted_and_leave_the_course_out():
+    sources = python_sources()
+    assert sources == python_sources() and len(sources) > 500
+    assert not [m for _, m in sources if m.startswith("nanochat_course") or ".tests." in m]
+    assert [m for _, m in sources if m == "json.decoder"]
+
+
+def test_deduplicate_keeps_the_first():
+    a, b = "x " * 60, "y " * 60
+    kept = deduplicate([f"f()\n\n{a}", f"g()\n\n{a.upper()}", f"h()\n\n{b}\n\n{a}"])
+    assert [d.split("\n")[0] for d in kept] == ["f()", "h()"] and a.strip() not in kept[1]
+
+
+# shards
+
+def test_write_corpus_loses_nothing_and_is_seeded(shards, tmp_path):
+    assert sorted(documents(list_shards(shards, "all"))) == sorted(TEXTS)
+    assert len(list_shards(shards, "train")) == 3 and list_shards(shards, "val") == list_shards(shards, "all")[-1:]
+    write_corpus(tmp_path / "again", list(TEXTS), num_shards=4)
+    write_corpus(tmp_path / "other", list(TEXTS), num_shards=4, seed=1)
+    read = lambda name: list(documents(list_shards(tmp_path / name, "all")))
+    assert read("c") == read("again") != read("other")
+    assert pq.read_schema(list_shards(shards)[0]).names == ["text"] and pq.read_schema(list_shards(shards)[0]).field("text").type == pa.string()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_ranks_share_the_documents(shards, world):
+    parts = [list(documents(list_shards(shards, "train"), r, world)) for r in range(world)]
+    assert sorted(sum(parts, [])) == sorted(documents(list_shards(shards, "train"))) and all(parts)
+
+
+def test_one_shard_or_none(tmp_path):
+    with pytest.raises(CourseError, match="make one with"): list_shards(tmp_path)
+    write_shard(tmp_path / "shard_00000.parquet", TEXTS, 10)
+    with pytest.raises(CourseError, match="one shard only"): list_shards(tmp_path)
+    with pytest.raises(CourseError, match="unknown split"): list_shards(tmp_path, "dev")
+
+
+def test_broken_shards_are_named(shards):
+    paths = list_shards(shards, "train")
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[:-50])
+    with pytest.raises(CourseError, match="shard_00001.parquet is truncated"): check_shards(paths)
+    with pytest.warns(UserWarning, match="shard_00001"): assert len(check_shards(paths, skip_corrupt=True)) == 2
+    paths[1].write_bytes(b"")
+    with pytest.raises(CourseError, match="shard_00001"): check_shard(paths[1])
+    meta = pq.read_metadata(paths[0])
+    chunk = meta.row_group(2).column(0)
+    data = bytearray(paths[0].read_bytes())
+    data[chunk.data_page_offset + chunk.total_compressed_size - 5] ^= 4
+    paths[0].write_bytes(data)
+    assert len(check_shard(paths[0])) == meta.num_row_groups                  # the footer is fine
+    with pytest.raises(CourseError, match="shard_00000.parquet, row group 2"): read_row_group(paths[0], 2)
+    paths[1].write_bytes(whole)
+    with pytest.warns(UserWarning, match="row group 2"): n = len(list(documents(paths, skip_corrupt=True)))
+    assert n == sum(len(list(documents([p]))) for p in paths[1:]) + meta.num_rows - meta.row_group(2).num_rows
+
+
+def test_rows_missing_in_the_middle(shards):
+    "A file whose footer promises more than there is in front of it."
+    path = list_shards(shards)[0]
+    data = path.read_bytes()
+    footer = 8 + int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[:200] + data[-footer:])
+    with pytest.raises(CourseError, match="row group [0-9]+: lies beyond"): check_shard(path)
+
+
+def test_other_columns(tmp_path):
+    pq.write_table(pa.table({"content": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(CourseError, match='no column "text"'): check_shard(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": [1]}), tmp_path / "b.parquet")
+    with pytest.raises(CourseError, match="not string"): check_shard(tmp_path / "b.parquet")
+    pq.write_table(pa.table({"text": ["x", None], "id": [1, 2]}), tmp_path / "c.parquet")
+    assert list(documents([tmp_path / "c.parquet"])) == ["x", ""]
+
+
+# a user's text
+
+def test_text_file(tmp_path):
+    text = "".join(f"Paragraph {i}. " + "word " * (i % 90) + "\n\n" for i in range(300))
+    (tmp_path / "book.txt").write_text(text)
+    parts = read_source(tmp_path / "book.txt")
+    assert len(parts) > 10 and "".join("".join(parts).split()) == "".join(text.split()) and max(map(len, parts)) < 5000
+    assert max(map(len, split_text("x" * 100_000))) <= 10_000
+    result = make_corpus(str(tmp_path / "book.txt"), tmp_path / "out")
+    assert result["documents"] == len(parts) and sorted(documents(list_shards(tmp_path / "out", "all"))) == sorted(parts)
+    stamp = list_shards(tmp_path / "out")[0].stat().st_mtime_ns
+    assert make_corpus(str(tmp_path / "book.txt"), tmp_path / "out") == result and list_shards(tmp_path / "out")[0].stat().st_mtime_ns == stamp
+    (tmp_path / "book.txt").write_text(text * 2)
+    assert make_corpus(str(tmp_path / "book.txt"), tmp_path / "out")["bytes"] > result["bytes"]
+
+
+def test_folder_jsonl_parquet(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "a.md").write_text("one")
+    (tmp_path / "in" / "deep" / "b.txt").write_text("two", encoding="utf-8-sig")
+    (tmp_path / "in" / ".hidden.txt").write_text("no")
+    (tmp_path / "in" / "image.png").write_bytes(b"\xff\xfe")
+    (tmp_path / "in" / "c.jsonl").write_text('{"text": "three"}\n\n{"text": "four", "id": 3}\n')
+    write_shard(tmp_path / "in" / "d.parquet", ["five", ""], 1)
+    assert sorted(read_source(tmp_path / "in")) == ["five", "four", "one", "three", "two"]
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("missing.txt", None, "does not exist"), ("empty.txt", b"", "is empty"), ("blank.txt", b" \n\n ", "is empty"), ("latin.txt", "Käse".encode("latin-1"), "not UTF-8"),
+    ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2, is not JSON"), ("b.jsonl", b'{"body": "x"}', 'has no "text"'), ("c.jsonl", b'[1]', 'has no "text"'),
+    ("d.parquet", b"PAR1 no PAR1", "not a parquet file"), ("one.txt", b"The cat sat on the mat.", "at least two"),
+])
+def test_bad_sources(tmp_path, name, content, message):
+    if content is not None: (tmp_path / name).write_bytes(content)
+    with pytest.raises(CourseError, match=message) as e: make_corpus(str(tmp_path / name), tmp_path / "out")
+    assert "\n" not in str(e.value) and not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / "book.txt").write_text("The cat sat.\n\n" * 2000)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    with pytest.raises(CourseError, match="choose another folder"): make_corpus(str(tmp_path / "book.txt"), tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.tex").exists()
+
+
+def test_command(tmp_path, capsys):
+    with pytest.raises(SystemExit) as e: run_main(corpus, CorpusConfig, ["--source", str(tmp_path / "nothing")])
+    assert e.value.code == 2 and "does not exist" in capsys.readouterr().err
+
+
+def test_docstring_records(tmp_path):
+    texts = ["json.dumps(obj, …)\n\nSerialize obj\nto text.\n\nMore.", "module json\n\nAbout json.", "class a.B\n\nA class of things.", "a._c(x)\n\nPrivate.", "free text"] * 3
+    write_corpus(tmp_path, texts, num_shards=2)
+    assert set(docstring_records(tmp_path, "all")) == {("json.dumps", "(obj, …)", "Serialize obj to text."), ("a.B", "", "A class of things.")}
+    assert {r[0] for r in docstring_records(tmp_path, "all", public=False)} == {"json.dumps", "a.B", "a._c"}
+
+
+@pytest.mark.timeout(200)
+def test_docstring_corpus():
+    "The whole thing, once per session; other tests find it in the base folder."
+    result = make_corpus()
+    assert result["documents"] > 5000 and result["bytes"] > 2e6 and result["shards"] == 16
+    texts = list(documents(list_shards(__import__("nanochat_course.common").common.base_dir() / "data" / "docstrings", "all")))
+    assert len(texts) == result["documents"] == len(set(texts)) and sum(len(t.encode()) for t in texts) == result["bytes"]
+    assert any(t.startswith("json.dumps(obj") for t in texts) and any(t.startswith("len(obj") for t in texts)
+    assert sum("nanochat_course" in t for t in texts) == 0 and sum(">>> " in t for t in texts) / len(texts) < .02
+
+
+# downloads
+
+class Hub:
+    "A server that answers request number n as `plan[n]` says; afterwards properly."
+    def __init__(self, payload, *plan, sha=None):
+        self.payload, self.plan, self.sha, self.ranges, self.etag, hub = payload, list(plan), sha, [], '"v1"', self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                if hub.sha and not self.path.startswith("/cdn"):
+                    self.send_response(302)
+                    self.send_header("Location", "/cdn" + self.path)
+                    self.send_header("X-Linked-ETag", f'"{hub.sha}"')
+                    self.send_header("Content-Length", "0")
+                    return self.end_headers()
+                step = hub.plan.pop(0) if hub.plan else "ok"
+                asked = self.headers.get("Range")
+                hub.ranges.append(asked)
+                if isinstance(step, int): return self.send_error(step)
+                if callable(step): step = step(hub) or "ok"
+                start = int(asked[6:-1]) if asked and step != "no ranges" and self.headers.get("If-Range") == hub.etag else 0
+                if start >= len(hub.payload): return self.send_error(416)
+                body = hub.payload[start:]
+                self.send_response(206 if start else 200)
+                self.send_header("ETag", hub.etag)
+                if start: self.send_header("Content-Range", f"bytes {start}-{len(hub.payload) - 1}/{len(hub.payload)}")
+                self.send_header("Content-Length", str(len(body) + (100 if step == "wrong size" else 0)))
+                self.end_headers()
+                if step == "flip": body = bytes([body[0] ^ 1]) + body[1:]
+                self.wfile.write(body[:len(body) // 2] if step == "cut" else body)
+            def log_message(self, *args): pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self): return self
+    def __exit__(self, *args): self.server.shutdown(); self.server.server_close()
+
+
+@pytest.fixture
+def payload(tmp_path):
+    rng = random.Random(0)
+    write_shard(tmp_path / "p.parquet", ["".join(rng.choices("abcdefgh ", k=500)) for _ in range(100)], 20)
+    return (tmp_path / "p.parquet").read_bytes()
+
+
+def new_version(hub): hub.payload, hub.etag = hub.other, '"v2"'
+
+
+@pytest.mark.parametrize("plan, ranges", [
+    ((), [None]), (("cut",), [None, "bytes=half-"]), ((500, 503), [None] * 3), (("cut", 500, "cut"), 4), (("wrong size",), 3), (("cut", "no ranges"), 2), ((429,), 2),
+])
+def test_download(tmp_path, payload, plan, ranges):
+    with Hub(payload, *plan) as hub: path = download(hub.url + "/s", tmp_path / "d" / "s.parquet", wait=.01, timeout=5)
+    assert path.read_bytes() == payload and [p.name for p in path.parent.iterdir()] == ["s.parquet"]
+    if isinstance(ranges, int): assert len(hub.ranges) == ranges
+    else: assert hub.ranges == [r and r.replace("half", str(len(payload) // 2)) for r in ranges]
+
+
+def test_download_of_a_file_that_changes(tmp_path, payload):
+    write_shard(tmp_path / "q.parquet", ["other"] * 500, 100)
+    with Hub(payload, "cut", new_version) as hub:
+        hub.other = (tmp_path / "q.parquet").read_bytes() + b""
+        path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert path.read_bytes() == hub.other
+
+
+def test_download_checksum(tmp_path, payload):
+    sha = hashlib.sha256(payload).hexdigest()
+    with Hub(payload, "flip", "cut", sha=sha) as hub: assert download(hub.url + "/s", tmp_path / "s.parquet", wait=.01).read_bytes() == payload
+    assert hub.ranges[1] is None and hub.ranges[2].startswith("bytes=")       # after a wrong checksum from the beginning, after a cut onwards
+    with Hub(payload, sha="0" * 64) as hub, pytest.raises(CourseError, match="checksum is wrong"): download(hub.url + "/s", tmp_path / "t.parquet", attempts=2, wait=.01)
+    assert not (tmp_path / "t.parquet").exists()
+
+
+def test_download_gives_up(tmp_path, payload):
+    with Hub(payload, 404) as hub, pytest.raises(CourseError, match="HTTP 404"): download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert len(hub.ranges) == 1                                               # no use in asking again
+    with Hub(payload, 500, 500) as hub, pytest.raises(CourseError, match="in 2 attempts"): download(hub.url + "/s", tmp_path / "s.parquet", attempts=2, wait=.01)
+    with Hub(b"<html>please log in</html>") as hub, pytest.raises(CourseError, match="not a parquet file"): download(hub.url + "/s", tmp_path / "s.parquet", attempts=2, wait=.01)
+    assert not (tmp_path / "s.parquet").exists()
+    with pytest.raises(CourseError, match="could not be downloaded"): download("http://127.0.0.1:9/s", tmp_path / "s.parquet", attempts=2, wait=.01)
+
+
+def test_download_goes_on_in_another_process(tmp_path, payload):
+    with Hub(payload, "cut", "cut") as hub:
+        with pytest.raises(CourseError): download(hub.url + "/s", tmp_path / "s.parquet", attempts=1)
+        assert (tmp_path / "s.parquet.part").stat().st_size == len(payload) // 2
+        download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert hub.ranges[1] == f"bytes={len(payload) // 2}-"
+
+
+def test_hub_corpus(tmp_path, payload, monkeypatch):
+    with Hub(payload) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        result = make_corpus("climbmix", tmp_path / "c", num_shards=2)
+        names = [p.name for p in list_shards(tmp_path / "c", "all")]
+        assert names == ["shard_00000.parquet", "shard_00001.parquet", "shard_06542.parquet"] and result["documents"] == 300
+        assert make_corpus("climbmix", tmp_path / "c", num_shards=2) == result and len(hub.ranges) == 3
+        assert make_corpus("climbmix", tmp_path / "c", num_shards=3)["shards"] == 4 and len(hub.ranges) == 4
+    assert json.loads((tmp_path / "c" / "corpus.json").read_text())["shards"] == 4
+    with pytest.raises(CourseError, match="6542 training shards"): make_corpus("climbmix", tmp_path / "d", num_shards=7000)
