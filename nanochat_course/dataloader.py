@@ -13,7 +13,7 @@ import numpy as np, torch
 from .common import CourseError, Runtime
 from .corpus import check_shards, list_shards, read_row_group
 
-# %% ../nbs/12_dataloader.ipynb #d6e45c3f
+# %% ../nbs/12_dataloader.ipynb #734fc97f
 class Packer:
     "A buffer of token sequences from which rows are filled, best fit first."
     def __init__(self,
@@ -22,9 +22,11 @@ class Packer:
         min_piece:int=24, # leave no gap smaller than this to be filled by a cut
     ):
         self.row_len, self.bos, self.min_piece = row_len, bos, min_piece
-        self.order, self.held = [], {}             # (length capped at a row, key), sorted; key -> (ids, mask, offset)
+        self.order, self.held, self.tokens = [], {}, 0    # (length capped at a row, key), sorted; key -> (ids, mask, offset); all that is held
 
-    def __len__(self): return len(self.order)
+    def wants(self, size:int)->bool: # fewer than `size` sequences, or less than a row
+        "Is there room for another sequence?"
+        return len(self.order) < size or self.tokens < self.row_len
 
     def add(self,
         key:tuple,        # says where the sequence comes from; keys grow in the order of the stream
@@ -34,6 +36,7 @@ class Packer:
     ):
         "Put a sequence into the buffer."
         self.held[key] = (ids, mask, offset)
+        self.tokens += len(ids) - offset + (self.bos is not None)
         insort(self.order, (self.length(key), key))
 
     def length(self, key)->int: # of what is left, at most a row
@@ -47,8 +50,7 @@ class Packer:
         if self.order[i][0] < space and self.bos is not None:
             i = bisect_right(self.order, (space - self.min_piece, (float("inf"),))) - 1
         if i < 0: return None
-        first = bisect_right(self.order, (self.order[i][0], ()))          # the oldest of this length
-        return first
+        return bisect_right(self.order, (self.order[i][0], ()))           # the oldest of this length
 
     def row(self)->list[tuple]: # pieces (key, start, stop) of sequences, in the order in which they stand in the row
         "Take one row's worth out of the buffer; `start` and `stop` count tokens of the text."
@@ -56,15 +58,16 @@ class Packer:
         while space and self.order:
             i = self.choose(space)
             if i is None and self.bos is None: break                       # the rest is padding
-            length, key = self.order.pop(-1 if i is None else i)
+            _, key = self.order.pop(-1 if i is None else i)
             ids, mask, offset = self.held.pop(key)
+            self.tokens -= len(ids) - offset + (self.bos is not None)
             take = min(len(ids) - offset, space - (self.bos is not None))
             pieces.append((key, offset, offset + take, ids, mask))
             space -= take + (self.bos is not None)
             if offset + take < len(ids): self.add(key, ids, mask, offset + take)
         return pieces
 
-# %% ../nbs/12_dataloader.ipynb #b153bbdb
+# %% ../nbs/12_dataloader.ipynb #e2557005
 def fill_row(
     pieces:list,     # from `Packer.row`
     row_len:int,     # tokens in a row
@@ -93,8 +96,8 @@ def pack_rows(
         for ids, mask in stream:
             if (reason := misfit(ids, mask, seq_len)): counts[reason] += 1
             else: packer.add((next(n),), np.asarray(ids), np.asarray(mask, bool))
-            if len(packer) >= buffer_size: break
-        if not len(packer): return
+            if not packer.wants(buffer_size): break
+        if not packer.order: return
         pieces = packer.row()
         counts["packed"] += len(pieces)
         yield fill_row(pieces, seq_len + 1, pad=pad)
@@ -142,7 +145,7 @@ class Prefetcher:
         self.stop.set()
         self.thread.join(timeout=5)
 
-# %% ../nbs/12_dataloader.ipynb #493d87e4
+# %% ../nbs/12_dataloader.ipynb #f4139525
 class PackedLoader:
     "What both loaders share: read ahead in a thread, fill rows from a buffer, yield `(inputs, targets, state)`."
     def __init__(self, batch_size:int, seq_len:int, rt:Runtime, *, state=None, bos=None, pad=0, buffer_size=512, epochs=None, prefetch=4):
@@ -171,7 +174,7 @@ class PackedLoader:
         while True:
             rows = []
             for _ in range(self.batch_size):
-                while len(packer) < self.buffer_size and not ended:
+                while packer.wants(self.buffer_size) and not ended:
                     item = next(stream, None)
                     if item is None: ended = True; break
                     key, ids, mask, position = item
@@ -182,7 +185,7 @@ class PackedLoader:
                     elif len(ids):
                         packer.add(key, ids, mask)
                         tokens += len(ids) + (self.bos is not None)
-                if not len(packer): break
+                if not packer.order: break
                 pieces = packer.row()
                 rows.append(fill_row(pieces, self.seq_len + 1, self.bos, self.pad))
             if not rows: return
@@ -216,7 +219,7 @@ def fold(
 def unfold(folded:list)->list: # inverse of `fold`
     return [((epoch, group, i[0] if isinstance(i, list) else i), i[1] if isinstance(i, list) else 0) for epoch, group, items in folded for i in items]
 
-# %% ../nbs/12_dataloader.ipynb #bdd51a73
+# %% ../nbs/12_dataloader.ipynb #15a2d6d6
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -238,7 +241,7 @@ class DataLoader(PackedLoader):
         groups = [(path, g, n) for path, rows in check_shards(list_shards(corpus_dir, split), skip_corrupt) for g, n in enumerate(rows)]
         self.documents, self.groups = sum(n for *_, n in groups), [(path, g) for path, g, _ in groups[rt.rank::rt.world_size]]
         buffer_size = min(buffer_size, max(1, sum(n for *_, n in groups[rt.rank::rt.world_size]) // 2))   # no document twice in the buffer
-        if not self.groups: raise CourseError(f"{self.name} has {len(groups)} row groups for {rt.world_size} processes: use fewer processes, or a corpus with more shards")
+        if len(groups) < rt.world_size: raise CourseError(f"{self.name} has {len(groups)} row groups for {rt.world_size} processes: use fewer processes, or a corpus with more shards")
         super().__init__(batch_size, seq_len, rt, state=state, bos=tokenizer.bos, pad=tokenizer.bos, buffer_size=buffer_size, epochs=epochs, prefetch=prefetch)
 
     def least(self)->int: return self.batch_size * (self.seq_len + 1) if self.epochs is None else 1
