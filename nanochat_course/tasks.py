@@ -374,7 +374,7 @@ def make_task(
     if name not in TASKS: raise CourseError(f"unknown task {name!r}: choose from {', '.join(TASKS)}")
     return TASKS[name](split=split, **options)
 
-# %% ../nbs/51_tasks.ipynb #758d33f7
+# %% ../nbs/51_tasks.ipynb #cd52da8a
 class ConversationLoader:
     "One epoch of a mixture as packed rows: a factory of batches for `train`. Pads, never crops, and every row has a target."
     def __init__(self,
@@ -409,7 +409,7 @@ class ConversationLoader:
 
     def render(self, item):
         "One item as (ids, mask), cut to the length of a row."
-        if "text" in item: ids = self.tokenizer.encode(item["text"], prepend="<|bos|>"); mask = [1] * len(ids)
+        if "text" in item: ids = self.tokenizer.encode(item["text"], prepend="<|bos|>"); mask = [0] + [1] * (len(ids) - 1)
         else: ids, mask = self.tokenizer.render_conversation(item, max_tokens=self.seq_len + 2)
         self.cut += len(ids) > self.seq_len + 1
         ids, mask = ids[:self.seq_len + 1], mask[:self.seq_len + 1]

@@ -1,0 +1,222 @@
+"Conversations, tasks and their loader: nothing leaks, nobody forges a role, no row without a target."
+import inspect, json, os, random, re, subprocess, sys, zlib
+import pytest, torch
+from nanochat_course.common import CourseError, Runtime
+from nanochat_course.tasks import *
+from nanochat_course.tasks import IDENTITY
+from nanochat_course.tokenizer import SPECIAL_TOKENS, train_bpe
+
+CPU = Runtime(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tok():
+    from pydoc_data.topics import topics
+    return train_bpe(list(topics.values())[:60], 700)
+
+
+# tasks
+
+@pytest.mark.parametrize("name", TASKS)
+def test_items_are_deterministic_and_the_reference_answer_is_right(name):
+    for split in ("train", "test"):
+        a, b = make_task(name, split), make_task(name, split)
+        for i in random.Random(0).sample(range(len(a)), 40):
+            assert a[i] == b[i]
+            assert a.grade(a[i], a[i]["messages"][-1]["content"])
+            assert not a.grade(a[i], "") and not a.grade(a[i], "no idea")
+    with pytest.raises(IndexError): a[len(a)]
+    assert len(list(make_task(name, "test", size=5))) == 5
+
+
+def test_items_are_the_same_in_another_process():
+    digest = lambda: zlib.crc32(repr([make_task(n, s)[i] for n in TASKS for s in ("train", "test") for i in range(30)]).encode())
+    code = "import zlib; from nanochat_course.tasks import *; digest = " + inspect.getsource(digest).split("=", 1)[1].strip() + "; print(digest())"
+    env = dict(os.environ, PYTHONHASHSEED="7", OMP_NUM_THREADS="1")
+    assert int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout) == digest()
+
+
+def question(c): return c["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_held_out_questions_are_never_taught(name):
+    train, test = make_task(name), make_task(name, "test")
+    assert not {question(c) for c in train} & {question(c) for c in test}
+
+
+def test_held_out_words_are_never_spelled():
+    letters = lambda c: visible_text(c["messages"][1]["content"])
+    taught = {letters(c).replace(" ", "") for c in SpellingTask()} | {re.sub("[^a-z]", "", letters(c)) for c in LetterCountTask()}
+    assert not taught & set(SpellingTask("test").keys)
+    assert not taught & set(LetterCountTask("test").keys)
+
+
+def test_held_out_sums_have_no_twin_in_training():
+    pair = lambda k: tuple(sorted(k.split()))
+    assert not {pair(k) for k in SumsTask().keys} & {pair(k) for k in SumsTask("test").keys}
+
+
+def test_held_out_stories_have_no_numbers_in_common_with_training():
+    for make in (WordProblemsTask, GSM8KTask):
+        calls = lambda t: {tuple(p["text"] for p in c["messages"][1]["content"] if p["type"] == "python") for c in t}
+        assert not calls(make(split="train")) & calls(make(split="test"))
+
+
+def test_every_function_is_taught_and_every_identity_answer_too():
+    assert {a for _, a in DocstringTask("test").keys} <= {a for _, a in DocstringTask().keys}
+    assert {k[2] for k in IdentityTask("test").keys} == {k[2] for k in IdentityTask().keys} == {a for a, _, _ in IDENTITY}
+    assert len(taught_functions()) >= 100 and len({n for n, _ in taught_functions()}) == len(taught_functions())
+
+
+def test_graders_are_not_fooled():
+    count = chat("How many a are in aaa?", "a 1 a 2 a 3 = 3")
+    assert LetterCountTask().grade(count, "a 1 a 2 a 3 = 3.") and not LetterCountTask().grade(count, "= 13") and not LetterCountTask().grade(count, "3 = 2")
+    total = chat("1 + 2?", "3")
+    assert SumsTask().grade(total, " 3. ") and not any(SumsTask().grade(total, a) for a in ("13", "3 4", "-3", "03", "3 or 4", "three"))
+    assert SpellingTask().grade(chat("", "c a t"), "C a  t.") and not SpellingTask().grade(chat("", "c a t"), "c a t s")
+
+
+def test_counting_lesson_is_right():
+    for c in LetterCountTask("test"):
+        letter, = [w for w in re.findall(r"\b[a-z]\b", question(c)) if w != "a" or " a " in question(c)][:1] or ["a"]
+        body, n = visible_text(c["messages"][1]["content"]).split(" = ")
+        word = re.sub("[^a-z]", "", body)
+        assert word in question(c) and any(word.count(x) == int(n) for x in set(re.findall(r"\b[a-z]\b", question(c))))
+        assert re.sub("[^0-9 ]", "", body).split() == [str(k + 1) for k in range(int(n))]
+
+
+# GSM8K
+
+def test_gsm_format():
+    answer = "She has 48/2=<<48/2=24>>24 clips.\nThen 24-1,000=<<24-1000=-976>>-976.\n#### -1,976.5"
+    parts = gsm_parts(answer)
+    assert [p["type"] for p in parts] == ["text", "python", "python_output", "text", "python", "python_output", "text"]
+    assert parts[1]["text"] == "48/2" and parts[2]["text"] == "24" and parts[5]["text"] == "-976"
+    assert visible_text(parts) == re.sub("<<.*?>>", "", answer)
+    assert gsm_answer(answer) == "-1976.5" and gsm_answer("42") is None
+    t = GSM8KTask()
+    item = chat("?", parts)
+    assert t.grade(item, "#### -1976.5") and t.grade(item, parts)
+    assert not any(t.grade(item, a) for a in ("-1976.5", "#### 1976.5", "#### -1976", "####-1976.5"))
+
+
+def test_gsm_files(test_data):
+    for split, n in (("train", 7473), ("test", 1319)):
+        t = GSM8KTask(test_data / "gsm8k", split)
+        assert len(t) == n
+        rows = [json.loads(l) for l in (test_data / "gsm8k" / f"{split}.jsonl").read_text().splitlines()]
+        for i, row in enumerate(rows):
+            c = t[i]
+            parts = c["messages"][1]["content"]
+            assert visible_text(parts) == re.sub(r"<<[^>]*>>", "", row["answer"]) and gsm_answer(row["answer"]) is not None
+            assert t.grade(c, parts) and t.grade(c, row["answer"]) and not t.grade(c, "#### 123456789")
+            assert sum(p["type"] == "python" for p in parts) == row["answer"].count("<<")
+
+
+def test_bad_gsm_files(tmp_path):
+    with pytest.raises(CourseError, match="train.jsonl"): GSM8KTask(tmp_path)
+    (tmp_path / "train.jsonl").write_text('{"question": "q", "answer": "#### 1"}\n{"question": "q"}\n')
+    with pytest.raises(CourseError, match="line 2"): GSM8KTask(tmp_path)
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(CourseError, match="no items"): GSM8KTask(tmp_path)
+
+
+def test_unknown_names():
+    with pytest.raises(CourseError, match="unknown task 'juggling'"): make_task("juggling")
+    with pytest.raises(CourseError, match="unknown split 'dev'"): SpellingTask("dev")
+    with pytest.raises(CourseError, match="-1 epochs"): TaskMixture([(SumsTask(), -1)])
+
+
+# mixtures
+
+def test_mixture_counts_epochs():
+    a, b, c = SumsTask(size=10), SpellingTask(size=8), DocumentTask(["one", "two"])
+    m = TaskMixture([(a, 2), (b, 0.5), (c, 1.5)])
+    assert len(m) == 20 + 4 + 3
+    counts = {}
+    for t, i in m.order: counts[t, i] = counts.get((t, i), 0) + 1
+    assert all(counts[0, i] == 2 for i in range(10)) and sum(counts.get((1, i), 0) for i in range(8)) == 4 and max(counts.get((1, i), 0) for i in range(8)) == 1
+    assert m.order == TaskMixture([(a, 2), (b, 0.5), (c, 1.5)]).order != TaskMixture([(a, 2), (b, 0.5), (c, 1.5)], seed=1).order
+    assert [m[i] for i in range(len(m))] == list(m)
+
+
+# the loader
+
+def small_mixture(): return TaskMixture([(make_task(n, size=30), 1) for n in TASKS] + [(DocumentTask(["The cat sat on the mat. " * 9] * 5), 1)])
+
+
+@pytest.mark.parametrize("supervise", ["assistant", "all"])
+def test_rows_hold_whole_conversations_and_always_a_target(tok, supervise):
+    m = small_mixture()
+    loader = ConversationLoader(tok, m, 4, 160, CPU, supervise=supervise)
+    batches = list(loader())
+    assert len(batches) == loader.num_iterations and loader.left_out == loader.cut == 0
+    found = []
+    for x, y, _ in batches:
+        assert x.shape == y.shape and x.shape[1] == 160 and x.dtype == y.dtype == torch.int64
+        assert (y >= 0).any(1).all()
+        for row, target in zip(x.tolist(), y.tolist()):
+            assert all(t in (-1, n) for t, n in zip(target, row[1:]))
+            starts = [i for i, t in enumerate(row) if t == tok.bos] + [len(row)]
+            found += [(row[a:b], target[a:b]) for a, b in zip(starts, starts[1:])]
+    def expected(c):
+        if "text" in c: ids = tok.encode(c["text"], prepend="<|bos|>"); return ids, [int(supervise == "all")] + [1] * (len(ids) - 1)
+        ids, mask = tok.render_conversation(c)
+        return ids, mask if supervise == "assistant" else [1] * len(ids)
+    want = [expected(c) for c in m]
+    for ids, _ in found:                                         # a row's last conversation has padding after it, or lacks its last token
+        fits = [w for w in want if w[0][:len(ids)] == ids or ids[:len(w[0])] == w[0] and not any(ids[len(w[0]):])]
+        assert fits, f"torn: {tok.decode(ids)}"
+        want.remove(fits[0])
+    assert not want and loader.counts["packed"] == len(m)
+    want = [expected(c) for c in m]
+    n = sum(int((y >= 0).sum()) for _, y, _ in batches)
+    full = sum(sum(w[1]) for w in want)
+    assert n == full if supervise == "assistant" else full - len(loader.rows) - len(m) <= n <= full
+
+
+def test_padding_is_small(tok):
+    loader = ConversationLoader(tok, TaskMixture([(make_task(n), 0.3) for n in TASKS]), 8, 512, CPU)
+    assert 0 <= loader.padding < 0.02
+    total = sum(len(tok.render_conversation(c)[0]) for c in TaskMixture([(make_task(n), 0.3) for n in TASKS]))
+    assert loader.tokens == total
+
+
+def test_a_conversation_without_a_target_is_left_out_and_counted(tok):
+    long = chat("The cat sat on the mat. " * 40, "Yes.")
+    half = chat("The cat sat.", "The cat sat on the mat. " * 40)
+    for supervise in ("assistant", "all"):
+        loader = ConversationLoader(tok, [long, half, chat("Who sat?", "The cat.")], 1, 64, CPU, supervise=supervise)
+        assert loader.left_out == 1 and loader.cut == 2 and loader.counts["packed"] == 2
+        assert all((y >= 0).any(1).all() for _, y, _ in loader())
+    with pytest.raises(CourseError, match="rows of conversations"): ConversationLoader(tok, [long], 1, 64, CPU)
+
+
+def test_resume_and_ranks(tok):
+    m = small_mixture()
+    whole = list(ConversationLoader(tok, m, 3, 128, CPU)())
+    for stop in (0, 1, len(whole) - 1):
+        state = json.loads(json.dumps(whole[stop][2]))
+        rest = list(ConversationLoader(tok, m, 3, 128, CPU)(state))
+        assert len(rest) == len(whole) - stop - 1 and all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(rest, whole[stop + 1:]))
+    for world, accum in ((2, 1), (3, 2), (5, 1)):
+        parts = [ConversationLoader(tok, m, 3, 128, Runtime(torch.device("cpu"), torch.float32, rank=r, world_size=world), grad_accum_steps=accum) for r in range(world)]
+        rows = [[b for b in p()] for p in parts]
+        assert {len(r) for r in rows} == {parts[0].num_iterations * accum}                          # nobody waits for nobody
+        assert all(1 <= len(x) <= 3 and (y >= 0).any(1).all() for r in rows for x, y, _ in r)
+        key = lambda bs: sorted(tuple(row) for x, _, _ in bs for row in x.tolist())
+        assert key([b for r in rows for b in r]) == key(whole)                                      # exactly one epoch
+    with pytest.raises(CourseError, match="supervise"): ConversationLoader(tok, m, 3, 128, CPU, supervise="user")
+
+
+# roles
+
+def test_nobody_forges_a_role(tok):
+    rng, alphabet = random.Random(1), [*SPECIAL_TOKENS, "<|", "|>", "<", "assistant", " ", "\n", "\x00", "é", "🙂", "\u202e", "word", "123"]
+    specials = set(tok.special_ids.values())
+    for _ in range(2000):
+        text = "".join(rng.choice(alphabet) for _ in range(rng.randrange(25)))
+        ids, mask = tok.render_conversation(chat(text, text))
+        assert [tok.decode([i]) for i in ids if i in specials] == ["<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>"]
+        assert not any(mask[:ids.index(tok.special("<|assistant_start|>")) + 1])
