@@ -13,7 +13,7 @@ from .checkpoint import checkpoint_dir, load_model
 from .common import CourseError, Runtime, base_dir, run_main, runtime, save_result
 from .dataloader import DataLoader
 from .evaluation import builtin_bundle, evaluate_bpb, evaluate_core, reference_lines, sample_texts
-from .tok_train import corpus_dir
+from .common import corpus_dir
 
 # %% ../nbs/65_base_eval.ipynb #0645934c
 PROMPTS = ("The cat sat on the", "Return the number of", "This function returns", "The capital of France is", "If x is negative, then")

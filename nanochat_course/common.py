@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['detect_device', 'detect_dtype', 'CourseError', 'Runtime', 'runtime', 'seed_everything', 'atomic_path', 'write_json',
-           'read_json', 'sha256', 'base_dir', 'open_tracker', 'RunLog', 'read_log', 'peak_memory', 'machine',
-           'save_result', 'load_result', 'run_main']
+           'read_json', 'sha256', 'base_dir', 'corpus_dir', 'open_tracker', 'RunLog', 'read_log', 'peak_memory',
+           'machine', 'save_result', 'load_result', 'run_main']
 
 # %% ../nbs/00_common.ipynb #dd65681c
 import hashlib, json, os, platform, random, shutil, sys
@@ -157,6 +157,13 @@ def base_dir()->Path: # exists afterwards
     path = Path(os.environ.get("NANOCHAT_COURSE_DIR") or Path.home() / ".cache" / "nanochat_course").expanduser()
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+# %% ../nbs/00_common.ipynb #af4efa33
+def corpus_dir(
+    name:str,  # a name under `data/`, or a path
+)->Path:
+    "Where a corpus lies."
+    return Path(name).expanduser() if os.sep in name else base_dir() / "data" / name
 
 # %% ../nbs/00_common.ipynb #eaf661a2
 def open_tracker(

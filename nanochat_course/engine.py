@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_LENGTH', 'MAX_DEPTH', 'MAX_DIGITS', 'MAX_BITS', 'MAX_EXPONENT', 'sample_seed', 'uniforms', 'sample', 'Refused',
-           'Arithmetic', 'show_number', 'use_calculator', 'TextStream', 'ToolUse', 'to_parts', 'Generation', 'Decoder',
-           'Row', 'Engine']
+           'Arithmetic', 'show_number', 'use_calculator', 'TextStream', 'ToolUse', 'to_parts', 'Generation',
+           'linear_of', 'Decoder', 'ModelDecoder', 'prefill', 'Row', 'Engine']
 
 # %% ../nbs/52_engine.ipynb #5bf015b7
 import codecs, hashlib, re
@@ -18,7 +18,7 @@ from .attention import KVCache, rms_norm, rotary
 from .gpt import GPT, GPTConfig
 from .tokenizer import Tokenizer
 
-# %% ../nbs/52_engine.ipynb #99530daf
+# %% ../nbs/52_engine.ipynb #9fcce6e8
 def sample_seed(
     seed:int,  # of the whole call
     i:int,     # index of the sample
@@ -39,12 +39,15 @@ def sample(
     u:torch.Tensor,         # (B, 1) uniform random numbers
     temperature:float=1.0,  # 0 takes the most likely token
     top_k:int=None,         # only the k most likely tokens may come; None or 0: all
+    cap=None,               # softcap, if `logits` come without it: a growing function, applied to no more of them than needed
 )->torch.Tensor:            # (B,) token ids
     "Choose the next token of each row: the first whose cumulated probability exceeds `u`."
     if temperature == 0: return logits.argmax(-1)
     ids = None
     if top_k and top_k < logits.shape[-1]: logits, ids = logits.topk(top_k)
-    cdf = torch.softmax(logits / temperature, -1).cumsum(-1)
+    if cap: logits = cap(logits)
+    if temperature != 1: logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    cdf = torch.softmax(logits, -1).cumsum(-1)
     i = torch.searchsorted(cdf, u * cdf[:, -1:], right=True)
     return (i if ids is None else ids.gather(1, i))[:, 0]
 
@@ -196,68 +199,101 @@ class Generation:
     def text(self)->str: # what a user sees: without tool calls and stop token
         return "".join(p["text"] for p in self.parts if p["type"] == "text")
 
-# %% ../nbs/52_engine.ipynb #327c4974
+# %% ../nbs/52_engine.ipynb #8b551b16
+def linear_of(
+    w:torch.Tensor, # (n, m)
+):                  # a function (rows, m) -> (rows, n)
+    "A product with a fixed matrix; on a CPU the matrix is reordered once for oneDNN's kernels."
+    mkldnn = torch.ops.mkldnn
+    try:
+        assert w.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        packed, call = mkldnn._reorder_linear_weight(w.contiguous(), 16), mkldnn._linear_pointwise.default
+        assert torch.allclose(call(torch.ones_like(w[:2]), packed, None, "none", [], "").float(), F.linear(torch.ones_like(w[:2]), w).float(), atol=.1, rtol=.1)
+    except (AssertionError, AttributeError, RuntimeError): return lambda x: F.linear(x, w)
+    few = 3 if w.dtype == torch.float32 else 0                                   # for a few rows in float32 the plain product is faster
+    return lambda x: F.linear(x, w) if len(x) <= few else call(x, packed, None, "none", [], "")
+
 class Decoder:
-    "A model's weights, cast once and laid out for one token per row at a time."
+    "A model's weights, cast once and laid out for reading tokens."
     def __init__(self,
         model:GPT,      # its weights are read now
-        dtype,          # in which it computes from now on
+        dtype,          # of the products; norms, attention and the residual stream stay float32 on a CPU
     ):
-        cfg, cast = model.config, lambda p: p.detach().to(dtype)
-        with torch.device("meta"): self.model = type(model)(cfg, dtype)
-        weights = {name: cast(p) for name, p in model.named_parameters()}
-        self.layers = []
-        for i, block in enumerate(self.model.transformer.h):
-            names = [f"transformer.h.{i}.attn.c_{c}.weight" for c in "qkv"]
-            qkv = torch.cat([weights[n] for n in names])
-            weights.update(zip(names, qkv.split([weights[n].shape[0] for n in names])))
-            self.layers.append((block.attn.window, qkv, *(weights[f"transformer.h.{i}.{n}.weight"] for n in ("attn.c_proj", "mlp.c_fc", "mlp.c_proj"))))
-        for name, w in weights.items():
-            module, _, leaf = name.rpartition(".")
-            setattr(self.model.get_submodule(module), leaf, torch.nn.Parameter(w, requires_grad=False))
-        for name, b in model.named_buffers():
-            module, _, leaf = name.rpartition(".")
-            self.model.get_submodule(module).register_buffer(leaf, b, persistent=False)
-        self.model.eval()
-        self.embedding, self.head = rms_norm(weights["transformer.wte.weight"]), weights["lm_head.weight"]
-        self.cos, self.sin = model.cos.to(dtype), model.sin.to(dtype)
-        base = {f: getattr(cfg, f) for f in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "window_pattern", "rotary_base", "softcap")}
-        self.plain = GPTConfig(**base) == cfg           # later additions to the architecture go through the model itself
+        self.config, self.device, self.dtype = model.config, model.device, dtype
+        self.wide = torch.float32 if self.device.type == "cpu" else dtype        # bfloat16 attention is slow on CPUs
+        cast = lambda *layers: linear_of(torch.cat([l.weight.detach() for l in layers]).to(dtype))
+        self.embedding = rms_norm(model.transformer.wte.weight.detach().to(dtype)).to(self.wide)
+        self.layers = [(b.attn.window, cast(b.attn.c_q, b.attn.c_k, b.attn.c_v), cast(b.attn.c_proj), cast(b.mlp.c_fc), cast(b.mlp.c_proj))
+                       for b in model.transformer.h]
+        self.head, self.cos, self.sin = cast(model.lm_head), model.cos.to(self.wide), model.sin.to(self.wide)
 
-    def prefill(self,
-        prompts:list,    # lists of token ids
-    ):                   # logits after each prompt (B, V), and a cache that holds the prompts
-        "Read whole prompts in one pass, the shorter ones padded on the right."
-        lengths = torch.tensor([len(p) for p in prompts], device=self.model.device)
-        T = int(lengths.max())
-        ids = torch.tensor([p + [0] * (T - len(p)) for p in prompts], device=self.model.device)
-        cache = self.model.new_cache(len(prompts), T)
-        logits = self.model(ids, kv_cache=cache, logits_at=lengths - 1)[:, 0]
-        cache.lengths = lengths
-        return logits, cache
+    @staticmethod
+    def fits(model)->bool: # later additions to the architecture are fields that are off by default
+        "Is this the plain architecture?"
+        own = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "window_pattern", "rotary_base", "softcap")
+        return type(model) is GPT and GPTConfig(**{f: getattr(model.config, f) for f in own}) == model.config
 
-    def step(self,
-        ids:torch.Tensor, # (B,) the newest token of each row
-        cache:KVCache,    # everything before it; grows by one token per row
-    )->torch.Tensor:      # (B, V) logits of the token after it, float32
-        "Read one token per row."
-        if not self.plain: return self.model(ids[:, None], kv_cache=cache)[:, -1]
-        cfg, B, D = self.model.config, len(ids), self.model.config.head_dim
-        H, G = cfg.n_head, cfg.n_kv_head
-        pos = cache.start(1)                                                       # (1,), or (B, 1) for ragged rows
+    def new_cache(self, rows:int, max_len:int)->KVCache:
+        c = self.config
+        return KVCache(c.n_layer, rows, max_len, c.n_kv_head, c.head_dim, self.device, self.wide)
+
+    def read(self,
+        ids:torch.Tensor,         # (B, T) the newest tokens of each row
+        cache:KVCache,            # everything before them; grows by T tokens per row
+        last:torch.Tensor=None,   # (B,) index of each row's last token; T - 1 by default
+    )->torch.Tensor:              # (B, V) logits of the token after it, before the softcap, float32
+        "Read T tokens per row."
+        cfg, (B, T), to = self.config, ids.shape, self.dtype
+        D, H, G = cfg.head_dim, cfg.n_head, cfg.n_kv_head
+        pos = cache.start(T)                                                       # (T,), or (B, T) for ragged rows
         cos_sin = self.cos[pos], self.sin[pos]
-        x = F.embedding(ids, self.embedding)                                       # (B, C)
+        x = F.embedding(ids.view(-1), self.embedding)                              # (B·T, C)
         for layer, (window, qkv, proj, fc, out) in enumerate(self.layers):
-            h = F.linear(rms_norm(x), qkv).view(B, 1, H + 2*G, D)
-            qk = rms_norm(rotary(h[:, :, :H + G], *cos_sin)).transpose(1, 2)       # (B, H+G, 1, D)
+            h = qkv(rms_norm(x).to(to)).view(B, T, H + 2*G, D).to(self.wide)
+            qk = rms_norm(rotary(h[:, :, :H + G], *cos_sin)).transpose(1, 2)       # (B, H+G, T, D)
             y = cache.attend(layer, qk[:, :H], qk[:, H:], h[:, :, H + G:].transpose(1, 2), window)
-            x = x + F.linear(y.reshape(B, -1), proj)
-            x = x + F.linear(F.relu(F.linear(rms_norm(x), fc)).square_(), out)
-        cache.advance(1)
-        logits = F.linear(rms_norm(x), self.head)[:, :cfg.vocab_size].float()
-        return torch.tanh(logits / cfg.softcap) * cfg.softcap
+            x = x + proj(y.transpose(1, 2).reshape(B*T, -1).to(to))
+            x = x + out(F.relu_(fc(rms_norm(x).to(to))).square_())
+        cache.advance(T)
+        if T > 1: x = x.view(B, T, -1)[torch.arange(B, device=x.device), T - 1 if last is None else last]
+        return self.head(rms_norm(x).to(to))[:, :cfg.vocab_size].float()
 
-# %% ../nbs/52_engine.ipynb #e50c12b4
+    def cap(self, logits): return torch.tanh(logits / self.config.softcap).mul_(self.config.softcap)
+
+class ModelDecoder:
+    "The same for any other architecture: a copy of the model itself, cast once."
+    def __init__(self, model, dtype):
+        with torch.device("meta"): self.model = type(model)(model.config, dtype)
+        for kind, tensors in (("_parameters", model.named_parameters()), ("_buffers", model.named_buffers())):
+            for name, t in tensors:
+                module, _, leaf = name.rpartition(".")
+                t = t.detach().to(dtype) if kind == "_parameters" else t.detach()
+                getattr(self.model.get_submodule(module), kind)[leaf] = torch.nn.Parameter(t, requires_grad=False) if kind == "_parameters" else t
+        self.model.eval()
+
+    def new_cache(self, rows:int, max_len:int)->KVCache: return self.model.new_cache(rows, max_len)
+
+    def read(self, ids, cache, last=None):
+        last = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device) if last is None else last
+        return self.model(ids, kv_cache=cache, logits_at=last)[:, 0]
+
+    def cap(self, logits): return logits
+
+def prefill(
+    decoder,         # `Decoder` or `ModelDecoder`
+    prompts:list,    # lists of token ids
+    device,          # of the model
+)->tuple:            # logits after each prompt (B, V), and a cache that holds the prompts
+    "Read whole prompts in one pass, the shorter ones padded on the right; later tokens overwrite the padding."
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    T = int(lengths.max())
+    ids = torch.tensor([p + [0] * (T - len(p)) for p in prompts], device=device)
+    cache = decoder.new_cache(len(prompts), T)
+    logits = decoder.read(ids, cache, lengths - 1)
+    cache.lengths = lengths
+    return logits, cache
+
+# %% ../nbs/52_engine.ipynb #b022e75c
 class Row:
     "One sample in the making."
     def __init__(self, index, prompt, limit, tokenizer):
@@ -280,7 +316,8 @@ class Engine:
     def decoder(self)->Decoder:
         "The weights, cast once; again only if an optimizer changed them."
         version = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.source.parameters()]
-        if version != self.version: self._decoder, self.version = Decoder(self.source, self.dtype), version
+        if version != self.version:
+            self._decoder, self.version = (Decoder if Decoder.fits(self.source) else ModelDecoder)(self.source, self.dtype), version
         return self._decoder
 
     def check(self, prompts, max_tokens, temperature, top_k):
@@ -311,16 +348,16 @@ class Engine:
         limit = lambda p: min(room - len(p), max_tokens or room)
         rows = [Row(i, p, limit(p), self.tokenizer) for i, p in enumerate(p for p in prompts for _ in range(num_samples))]
         decoder, device = self.decoder(), self.source.device
-        logits, small = decoder.prefill(prompts)
-        cache = decoder.model.new_cache(len(rows), max(len(r.prompt) + r.limit for r in rows))
+        logits, small = prefill(decoder, prompts, device)
+        cache = decoder.new_cache(len(rows), max(len(r.prompt) + r.limit for r in rows))
         origin = torch.arange(len(prompts), device=device).repeat_interleave(num_samples)
         cache.k[..., :small.max_len, :], cache.v[..., :small.max_len, :] = small.k[:, origin], small.v[:, origin]
         cache.lengths, logits = small.lengths[origin], logits[origin]
         u = uniforms(seeds, room).to(device) if temperature > 0 else None
         alive, t = rows, 0
         while True:
-            chosen = sample(logits, None if u is None else u[:, t:t+1], temperature, top_k)
-            logp = torch.log_softmax(logits, -1).gather(1, chosen[:, None])[:, 0].tolist() if logprobs else [0.] * len(rows)
+            chosen = sample(logits, None if u is None else u[:, t:t+1], temperature, top_k, decoder.cap)
+            logp = torch.log_softmax(decoder.cap(logits), -1).gather(1, chosen[:, None])[:, 0].tolist() if logprobs else [0.] * len(rows)
             tokens = chosen.tolist()
             for j, row in enumerate(rows):
                 if row.stop: continue
@@ -340,7 +377,7 @@ class Engine:
                 cache, u = cache.select(keep), None if u is None else u[keep]
                 tokens = [tokens[j] for j in keep.tolist()]
                 rows = alive
-            logits = decoder.step(torch.tensor(tokens, device=device), cache)
+            logits = decoder.read(torch.tensor(tokens, device=device)[:, None], cache)
             t += 1
 
     def seeds(self, seed, n:int)->list:

@@ -22,7 +22,7 @@ from .train import LoopConfig, open_log, train
 from .tasks import (ConversationLoader, DocstringTask, DocumentTask, GSM8KTask, IdentityTask, LetterCountTask, SpellingTask, SumsTask,
                                    TaskMixture, WordProblemsTask, chat)
 from .engine import Engine
-from .tok_train import corpus_dir
+from .common import corpus_dir
 from .base_train import make_optimizer
 
 # %% ../nbs/62_mid_train.ipynb #c7097098
@@ -41,7 +41,7 @@ def find_tag(
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/62_mid_train.ipynb #3007b4c6
+# %% ../nbs/62_mid_train.ipynb #71f02a2f
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -71,7 +71,7 @@ class MidTrainConfig:
     spelling_epochs:float=4
     lettercount_epochs:float=1
     sums_epochs:float=3
-    wordproblems_epochs:float=0.5
+    wordproblems_epochs:float=0.25
     gsm8k_epochs:float=0.
     gsm8k_path:str=""            # folder with GSM8K's train.jsonl and test.jsonl; empty: problems made by code
     documents:int=300            # documents of the corpus among the conversations
