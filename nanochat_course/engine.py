@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['MAX_LENGTH', 'MAX_DEPTH', 'MAX_DIGITS', 'MAX_BITS', 'MAX_EXPONENT', 'sample_seed', 'uniforms', 'sample', 'Refused',
            'Arithmetic', 'show_number', 'use_calculator', 'TextStream', 'ToolUse', 'to_parts', 'Generation',
-           'linear_of', 'Decoder', 'ModelDecoder', 'prefill', 'Row', 'Engine']
+           'linear_of', 'norm', 'Decoder', 'ModelDecoder', 'prefill', 'Row', 'Engine']
 
-# %% ../nbs/52_engine.ipynb #5bf015b7
+# %% ../nbs/52_engine.ipynb #ade25639
 import codecs, hashlib, re
 from collections import deque
 from dataclasses import dataclass, fields
 from fractions import Fraction
 import torch, torch.nn.functional as F
 from .common import CourseError
-from .attention import KVCache, rms_norm, rotary
+from .attention import KVCache
 from .gpt import GPT, GPTConfig
 from .tokenizer import Tokenizer
 
@@ -199,7 +199,7 @@ class Generation:
     def text(self)->str: # what a user sees: without tool calls and stop token
         return "".join(p["text"] for p in self.parts if p["type"] == "text")
 
-# %% ../nbs/52_engine.ipynb #8b551b16
+# %% ../nbs/52_engine.ipynb #57cf3e4f
 def linear_of(
     w:torch.Tensor, # (n, m)
 ):                  # a function (rows, m) -> (rows, n)
@@ -213,6 +213,8 @@ def linear_of(
     few = 3 if w.dtype == torch.float32 else 0                                   # for a few rows in float32 the plain product is faster
     return lambda x: F.linear(x, w) if len(x) <= few else call(x, packed, None, "none", [], "")
 
+def norm(x): return F.rms_norm(x, x.shape[-1:], eps=1e-6)    # the model's, without its backward pass
+
 class Decoder:
     "A model's weights, cast once and laid out for reading tokens."
     def __init__(self,
@@ -222,10 +224,11 @@ class Decoder:
         self.config, self.device, self.dtype = model.config, model.device, dtype
         self.wide = torch.float32 if self.device.type == "cpu" else dtype        # bfloat16 attention is slow on CPUs
         cast = lambda *layers: linear_of(torch.cat([l.weight.detach() for l in layers]).to(dtype))
-        self.embedding = rms_norm(model.transformer.wte.weight.detach().to(dtype)).to(self.wide)
+        self.embedding = norm(model.transformer.wte.weight.detach().to(dtype)).to(self.wide)
         self.layers = [(b.attn.window, cast(b.attn.c_q, b.attn.c_k, b.attn.c_v), cast(b.attn.c_proj), cast(b.mlp.c_fc), cast(b.mlp.c_proj))
                        for b in model.transformer.h]
-        self.head, self.cos, self.sin = cast(model.lm_head), model.cos.to(self.wide), model.sin.to(self.wide)
+        self.head, cos, sin = cast(model.lm_head), model.cos.to(self.wide), model.sin.to(self.wide)
+        self.cos, self.sin = torch.cat([cos, cos], -1)[:, None], torch.cat([sin, -sin], -1)[:, None]      # (positions, 1, D)
 
     @staticmethod
     def fits(model)->bool: # later additions to the architecture are fields that are off by default
@@ -246,17 +249,18 @@ class Decoder:
         cfg, (B, T), to = self.config, ids.shape, self.dtype
         D, H, G = cfg.head_dim, cfg.n_head, cfg.n_kv_head
         pos = cache.start(T)                                                       # (T,), or (B, T) for ragged rows
-        cos_sin = self.cos[pos], self.sin[pos]
+        cos, sin = self.cos[pos], self.sin[pos]                                    # (1, 1, D), or (B, 1, 1, D)
         x = F.embedding(ids.view(-1), self.embedding)                              # (B·T, C)
         for layer, (window, qkv, proj, fc, out) in enumerate(self.layers):
-            h = qkv(rms_norm(x).to(to)).view(B, T, H + 2*G, D).to(self.wide)
-            qk = rms_norm(rotary(h[:, :, :H + G], *cos_sin)).transpose(1, 2)       # (B, H+G, T, D)
+            h = qkv(norm(x).to(to)).view(B, T, H + 2*G, D).to(self.wide)
+            qk = h[:, :, :H + G]
+            qk = norm(torch.addcmul(qk * cos, qk.roll(D // 2, -1), sin)).transpose(1, 2)                   # rotated: (B, H+G, T, D)
             y = cache.attend(layer, qk[:, :H], qk[:, H:], h[:, :, H + G:].transpose(1, 2), window)
             x = x + proj(y.transpose(1, 2).reshape(B*T, -1).to(to))
-            x = x + out(F.relu_(fc(rms_norm(x).to(to))).square_())
+            x = x + out(F.relu_(fc(norm(x).to(to))).square_())
         cache.advance(T)
         if T > 1: x = x.view(B, T, -1)[torch.arange(B, device=x.device), T - 1 if last is None else last]
-        return self.head(rms_norm(x).to(to))[:, :cfg.vocab_size].float()
+        return self.head(norm(x).to(to))[:, :cfg.vocab_size].float()
 
     def cap(self, logits): return torch.tanh(logits / self.config.softcap).mul_(self.config.softcap)
 
