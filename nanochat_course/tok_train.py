@@ -66,13 +66,13 @@ def find_finished(
     if not done or done["config"] != asdict(config) or done["shards"] != shards or not (folder / "tokenizer.json").exists(): return {}
     return done["metrics"] if Tokenizer.load(folder).vocab_size == config.vocab_size else {}
 
-# %% ../nbs/60_tok_train.ipynb #f792978f
+# %% ../nbs/60_tok_train.ipynb #2eca56aa
 def tok_train(
     config:TokTrainConfig,
 )->dict:                   # metrics
     "Train the tokenizer on the training part of a corpus."
     start, folder, source = time.time(), base_dir() / "tokenizer", corpus_folder(config.corpus)
-    paths, held_out = list_shards(source, "train"), list(take_chars(documents(list_shards(source, "val")), 2**21, config.doc_cap))
+    paths = list_shards(source, "train")
     shards = {p.name: p.stat().st_size for p in paths}
     if metrics := find_finished(config, shards):
         print(f"tokenizer of {metrics['vocab_size']:,} tokens: done already, in {folder}")
@@ -82,6 +82,7 @@ def tok_train(
     seconds = time.time() - start
     if tok.vocab_size < config.vocab_size:
         raise CourseError(f"{seen['bytes']:,} bytes of text have pairs for {tok.vocab_size:,} tokens only: ask for a smaller --vocab-size than {config.vocab_size:,}, or give it more text")
+    held_out = list(take_chars(documents(list_shards(source, "val")), 2**21, config.doc_cap))
     if tok.decode(tok.encode("".join(held_out))) != "".join(held_out): raise RuntimeError("the tokenizer does not give its text back")
     tok.save(folder)
     metrics = dict(vocab_size=tok.vocab_size, train_documents=seen["documents"], train_bytes=seen["bytes"], train_seconds=seconds, mb_per_second=seen["bytes"] / 1e6 / seconds,
