@@ -199,7 +199,7 @@ class Generation:
     def text(self)->str: # what a user sees: without tool calls and stop token
         return "".join(p["text"] for p in self.parts if p["type"] == "text")
 
-# %% ../nbs/52_engine.ipynb #57cf3e4f
+# %% ../nbs/52_engine.ipynb #5c6557a3
 def linear_of(
     w:torch.Tensor, # (n, m)
 ):                  # a function (rows, m) -> (rows, n)
@@ -227,8 +227,8 @@ class Decoder:
         self.embedding = norm(model.transformer.wte.weight.detach().to(dtype)).to(self.wide)
         self.layers = [(b.attn.window, cast(b.attn.c_q, b.attn.c_k, b.attn.c_v), cast(b.attn.c_proj), cast(b.mlp.c_fc), cast(b.mlp.c_proj))
                        for b in model.transformer.h]
-        self.head, cos, sin = cast(model.lm_head), model.cos.to(self.wide), model.sin.to(self.wide)
-        self.cos, self.sin = torch.cat([cos, cos], -1)[:, None], torch.cat([sin, -sin], -1)[:, None]      # (positions, 1, D)
+        self.head = cast(model.lm_head)
+        self.cos, self.sin = (table.to(self.wide)[:, None] for table in (model.cos, model.sin))                # (positions, 1, D), sines signed
 
     @staticmethod
     def fits(model)->bool: # later additions to the architecture are fields that are off by default
