@@ -7,7 +7,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.corpus import list_shards, write_corpus, write_shard
-from nanochat_course.dataloader import ConversationLoader, DataLoader, Packer, Prefetcher, fill_row, fold, pack_rows, unfold
+from nanochat_course.dataloader import DataLoader, Packer, Prefetcher, fill_row, fold, pack_rows, unfold
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
 BOS = 256
@@ -305,18 +305,3 @@ def test_pack_rows(items, T, buffer_size):
                           no_target=sum(len(ids) <= T + 1 and not any(m[1:]) for ids, m in sequences))
     assert {i - 1000 for i in seen if i >= 1000} == set(fits)
     for i in fits: assert len(sequences[i][0]) - 1 <= seen[1000 + i] <= len(sequences[i][0])       # its last token may be a target only
-
-
-def conversation(i): return [BOS] + [i] * (5 + i % 20), [0, 0] + [1] * (4 + i % 20)
-
-
-@pytest.mark.parametrize("world", [1, 2])
-def test_conversations(world):
-    make = lambda r=0, **kw: ConversationLoader(conversation, 50, 2, 64, rank(r, world), **{"pad": BOS, "buffer_size": 8, **kw})
-    for r in range(world):
-        whole = take(make(r), 40)
-        for k in (0, 7, 30): assert same(take(make(r, state=json.loads(json.dumps(whole[k][2]))), 5), whole[k + 1:k + 6])
-    once = [Counter(int(t) for x, _, _ in make(r, epochs=1) for t in x.unique() if t < 50) for r in range(world)]
-    assert set().union(*once) == set(range(50)) and (world == 1 or not set(once[0]) & set(once[1]))
-    assert all((y[row] != -1).any() for x, y, _ in take(make(), 40) for row in range(2))
-    with pytest.raises(CourseError, match="needs at least"): next(iter(ConversationLoader(lambda i: ([1, 2], [1, 0]), 9, 2, 64, CPU)))
