@@ -1,0 +1,267 @@
+"The model against a second implementation written from the formulas, against transformers, and against its own cache."
+import math
+import pytest, torch, torch.nn as nn, torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from nanochat_course.common import CourseError
+from nanochat_course.gpt import GPT, GPTConfig, SquaredReLU, head_loss
+
+CONFIGS = dict(
+    base=dict(sequence_len=48, vocab_size=100, n_layer=3, n_head=4, n_kv_head=4, n_embd=32),
+    shared=dict(sequence_len=48, vocab_size=100, n_layer=3, n_head=4, n_kv_head=1, n_embd=32),
+    windows=dict(sequence_len=48, vocab_size=128, n_layer=4, n_head=4, n_kv_head=2, n_embd=32, window_pattern="SSL"),
+)
+
+
+def make(name="base", dtype=torch.float32, seed=0, **changes):
+    "A model in which nothing is zero."
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(**{**CONFIGS[name], **changes}), dtype).init_weights()
+    for n, p in model.named_parameters():
+        if "c_proj" in n or "lm_head" in n: nn.init.normal_(p, std=.3)
+    return model
+
+
+def reference(model, idx):
+    "The forward pass from the formulas, in float64, without any code of the course."
+    c, w = model.config, {n: p.detach().double() for n, p in model.named_parameters()}
+    norm = lambda x: x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    (B, T), D = idx.shape, c.n_embd // c.n_head
+    angle = torch.arange(T).double()[:, None] * c.rotary_base ** (-torch.arange(0, D, 2).double() / D)
+    def turn(x): z = torch.complex(x[..., :D//2], x[..., D//2:]) * torch.polar(torch.ones_like(angle), -angle); return torch.cat([z.real, z.imag], -1)
+    pattern = (c.window_pattern * c.n_layer)[:c.n_layer - 1] + "L"
+    x = norm(w["transformer.wte.weight"][idx])
+    for i, letter in enumerate(pattern):
+        p = f"transformer.h.{i}."
+        h = norm(x)
+        q, k, v = ((h @ w[f"{p}attn.c_{s}.weight"].T).view(B, T, -1, D).transpose(1, 2) for s in "qkv")
+        q, k = norm(turn(q)), norm(turn(k))
+        k, v = (y.repeat_interleave(c.n_head // c.n_kv_head, 1) for y in (k, v))
+        back = torch.arange(T)[:, None] - torch.arange(T)
+        seen = (back >= 0) & (back <= (c.sequence_len // 2 if letter == "S" else T))
+        y = (q @ k.mT / math.sqrt(D)).masked_fill(~seen, -math.inf).softmax(-1) @ v
+        x = x + y.transpose(1, 2).reshape(B, T, -1) @ w[p + "attn.c_proj.weight"].T
+        x = x + (norm(x) @ w[p + "mlp.c_fc.weight"].T).clamp(min=0)**2 @ w[p + "mlp.c_proj.weight"].T
+    u = norm(x) @ w["lm_head.weight"].T
+    return (c.softcap * torch.tanh(u / c.softcap))[..., :c.vocab_size]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_and_loss_against_the_formulas(name):
+    model, idx = make(name), torch.randint(0, 100, (2, 48))
+    logits, want = model(idx), reference(model, idx)
+    assert logits.dtype == torch.float32 and logits.shape == (2, 48, model.config.vocab_size)
+    torch.testing.assert_close(logits.double(), want, atol=1e-4, rtol=1e-4)
+    targets = idx.roll(-1, 1).clone(); targets[0, :30] = -1
+    each = F.cross_entropy(want.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+    for reduction, value in (("mean", each.sum() / 66), ("sum", each.sum()), ("none", each.view(2, 48))):
+        torch.testing.assert_close(model(idx, targets, loss_reduction=reduction).double(), value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("chunk", [1, 7, 64, 0])
+def test_head_loss_gradients(reduction, chunk):
+    torch.manual_seed(0)
+    x, w, y = torch.randn(3, 13, 8), 4 * torch.randn(50, 8), torch.randint(0, 50, (3, 13))
+    y[1] = -1
+    weight = torch.rand(3, 13)
+    def plain(x, w):
+        each = F.cross_entropy(15 * torch.tanh(x.double().flatten(0, 1) @ w.double().T / 15), y.flatten(), ignore_index=-1, reduction="none").view(3, 13)
+        return dict(none=(each * weight).sum(), sum=3 * each.sum(), mean=3 * each.sum() / 26)[reduction]
+    def ours(x, w):
+        loss = head_loss(x, w, y, 15., reduction, chunk)
+        return (loss * weight).sum() if reduction == "none" else 3 * loss
+    results = []
+    for f in (plain, ours):
+        a, b = x.clone().requires_grad_(), w.clone().requires_grad_()
+        loss = f(a, b)
+        results.append([loss.float(), *torch.autograd.grad(loss, (a, b))])
+    for got, want in zip(results[1], results[0]): torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_confident_logits_stay_finite():
+    x, w = 1e4 * torch.eye(4)[None], torch.cat([torch.eye(4), -torch.eye(4)])
+    for target in (0, 4):
+        loss = head_loss(x.requires_grad_(), w, torch.full((1, 4), target), 15.)
+        assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, x)[0]).all() and loss < 31 + math.log(8)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_batch_without_targets(reduction):
+    model, idx = make(), torch.randint(0, 100, (2, 16))
+    loss = model(idx, torch.full_like(idx, -1), loss_reduction=reduction).sum()
+    loss.backward()
+    assert loss == 0 and all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
+
+
+def test_logits_of_all_tokens_are_never_held():
+    from torch.utils._python_dispatch import TorchDispatchMode
+    class Largest(TorchDispatchMode):
+        numel = 0
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            self.numel = max([self.numel, *(o.numel() for o in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(o, torch.Tensor))])
+            return out
+    model = make(vocab_size=2**15, n_layer=1)
+    idx = torch.randint(0, 2**15, (16, 48))                                  # 25 million logits
+    with Largest() as big: model(idx, idx).backward()
+    assert big.numel <= 2**21
+
+
+def test_starts_at_log_v():
+    model = GPT(GPTConfig(**CONFIGS["base"])).init_weights()
+    idx = torch.randint(0, 100, (4, 48))
+    assert abs(model(idx, idx.roll(-1, 1)).item() - math.log(100)) < 0.01
+    assert all((p == 0).all() for n, p in model.named_parameters() if "c_proj" in n)
+
+
+def test_meta_device_then_same_weights():
+    want = GPT(GPTConfig(**CONFIGS["windows"]))
+    torch.manual_seed(0)
+    want.init_weights()
+    with torch.device("meta"): model = GPT(GPTConfig(**CONFIGS["windows"]))
+    assert all(p.is_meta for p in model.parameters())
+    counts = model.num_params()
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    model.init_weights()
+    idx = torch.randint(0, 100, (1, 48))
+    assert torch.equal(model(idx), want(idx)) and model.num_params() == counts
+    assert set(model.state_dict()) == {n for n, _ in model.named_parameters()}, "the rotary tables belong in no checkpoint"
+    assert model.device == torch.device("cpu")
+
+
+def test_parameters_by_role():
+    model = make("shared")
+    roles, counts = model.parameters_by_role(), model.num_params()
+    names = [n for ps in roles.values() for n, _ in ps]
+    assert sorted(names) == sorted(n for n, _ in model.named_parameters()) and set(roles) == {"embedding", "unembedding", "matrix", "scalar"}
+    assert counts["matrix"] == 3 * (32 * 32 + 2 * 32 * 8 + 32 * 32 + 8 * 32 * 32) and counts["embedding"] == counts["unembedding"] == 128 * 32
+    assert counts["total"] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("changes", [{}, dict(n_kv_head=2), dict(n_layer=5, n_embd=64)])
+def test_flops_against_torch(changes):
+    model = make(vocab_size=128, **changes)
+    for block in model.transformer.h: block.attn.backend = "naive"
+    idx = torch.randint(0, 128, (2, 48))
+    with FlopCounterMode(display=False) as counter: model(idx, idx).backward()
+    assert counter.get_total_flops() == model.flops_per_token() * idx.numel()
+
+
+def test_flops_follow_the_window():
+    full, short = (GPT(GPTConfig(**{**CONFIGS["base"], "window_pattern": p})).flops_per_token() for p in ("L", "S"))
+    assert full - short == 2 * 12 * 32 * 24          # two of three layers, half of 48 tokens
+
+
+@pytest.mark.parametrize("name", ["base", "shared"])
+def test_equals_transformers(name):
+    transformers = pytest.importorskip("transformers", "5.0")
+    model, c = make(name), GPTConfig(**CONFIGS[name])
+    hf = transformers.NanoChatForCausalLM(transformers.NanoChatConfig(vocab_size=128, hidden_size=c.n_embd, intermediate_size=4 * c.n_embd, num_hidden_layers=c.n_layer,
+        num_attention_heads=c.n_head, num_key_value_heads=c.n_kv_head, max_position_embeddings=c.sequence_len, final_logit_softcapping=c.softcap)).eval()
+    names = {"transformer.wte": "model.embed_tokens", "transformer.h": "model.layers", "attn.c_q": "self_attn.q_proj", "attn.c_k": "self_attn.k_proj",
+             "attn.c_v": "self_attn.v_proj", "attn.c_proj": "self_attn.o_proj", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    state = {}
+    for n, p in model.state_dict().items():
+        for a, b in names.items(): n = n.replace(a, b)
+        state[n] = p
+    hf.load_state_dict(state, strict=True)
+    idx = torch.randint(0, 100, (2, 48))
+    with torch.no_grad(): torch.testing.assert_close(hf(idx).logits[..., :100], model(idx), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("pieces", [[48], [1] * 48, [20, 28], [13, 1, 1, 5, 28], [30] + [1] * 18])
+def test_cache_equals_uncached(name, pieces):
+    model, idx = make(name), torch.randint(0, 100, (2, 48))
+    cache, got = model.new_cache(2), []
+    with torch.no_grad():
+        for part in idx.split(pieces, 1): got.append(model(part, kv_cache=cache))
+        torch.testing.assert_close(torch.cat(got, 1), model(idx), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_with_ragged_prompts_equals_uncached(name):
+    "Prompts of different length in one batch write what each writes alone without a cache."
+    model, prompts = make(name), [torch.randint(0, 100, (n,)).tolist() for n in (11, 3, 26)]
+    wanted, margins = [], []
+    with torch.no_grad():
+        for prompt in prompts:
+            row = list(prompt)
+            for _ in range(15):
+                top = model(torch.tensor([row]))[0, -1].topk(2)
+                margins.append((top.values[0] - top.values[1]).item())
+                row.append(top.indices[0].item())
+            wanted.append(row)
+        assert min(margins) > 1e-4, "choose another seed: a tie would make this test a coin toss"
+        lengths = torch.tensor([len(p) for p in prompts])
+        cache = model.new_cache(3)
+        padded = torch.tensor([p + [7] * (26 - len(p)) for p in prompts])
+        logits = model(padded, kv_cache=cache, logits_at=lengths - 1)
+        assert logits.shape == (3, 1, model.config.vocab_size)
+        cache.lengths, rows = lengths, [list(p) for p in prompts]
+        for _ in range(15):
+            nxt = logits[:, -1].argmax(-1)
+            for row, t in zip(rows, nxt.tolist()): row.append(t)
+            logits = model(nxt[:, None], kv_cache=cache)
+    assert rows == wanted
+
+
+def test_bfloat16_trains_float32_weights():
+    model, idx = make(dtype=torch.bfloat16), torch.randint(0, 100, (4, 48))
+    loss, wide = model(idx, idx.roll(-1, 1)), make()(idx, idx.roll(-1, 1))
+    loss.backward()
+    assert loss.dtype == torch.float32 and abs(loss - wide) < 0.05 * wide
+    assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in model.parameters())
+    wide.backward()
+    other = make(); other(idx, idx.roll(-1, 1)).backward()
+    for (n, p), q in zip(model.named_parameters(), other.parameters()):
+        assert F.cosine_similarity(p.grad.flatten(), q.grad.flatten(), 0) > 0.98, n
+
+
+def test_cast_for_inference():
+    model, idx = make(dtype=torch.bfloat16), torch.randint(0, 100, (2, 20))
+    with torch.no_grad(): want = model(idx)
+    model.cast_for_inference()
+    assert all(p.dtype == torch.bfloat16 and not p.requires_grad for p in model.parameters())
+    torch.testing.assert_close(model(idx), want, atol=0, rtol=0)
+    assert model.cos.dtype == torch.float32, "angles of distant positions need their digits"
+
+
+@pytest.mark.parametrize("changes,message", [(dict(n_embd=33), "n_head"), (dict(n_kv_head=3), "n_kv_head"), (dict(window_pattern="SXL"), "letters S"), (dict(window_pattern=""), "letters S"),
+    (dict(n_layer=0), "at least 1"), (dict(n_embd=20), "even number"), (dict(softcap=0.), "positive")])
+def test_bad_configurations(changes, message):
+    with pytest.raises(CourseError, match=message): GPTConfig(**{**CONFIGS["base"], **changes})
+
+
+def test_windows_of_layers():
+    c = GPTConfig(n_layer=6, window_pattern="SSSL", sequence_len=2048)
+    assert c.windows == (1024, 1024, 1024, -1, 1024, -1)
+    assert GPTConfig(n_layer=1, window_pattern="S").windows == (-1,)
+
+
+def test_too_long():
+    model = make()
+    with pytest.raises(CourseError, match="larger sequence_len"): model(torch.zeros(1, 49, dtype=torch.long))
+    cache = model.new_cache(1, 60)
+    model(torch.zeros(1, 40, dtype=torch.long), kv_cache=cache)
+    with pytest.raises(CourseError, match="larger sequence_len"): model(torch.zeros(1, 9, dtype=torch.long), kv_cache=cache)
+    with pytest.raises(CourseError, match="loss_reduction"): model(torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long), loss_reduction="max")
+
+
+def test_squared_relu():
+    x = torch.randn(20, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(SquaredReLU.apply, x) and torch.equal(SquaredReLU.apply(x), x.clamp(min=0)**2)
+
+
+def test_one_graph_for_compile():
+    "Training and both kinds of layers trace without a break."
+    model, idx = make("windows"), torch.randint(0, 100, (2, 48))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    loss = compiled(idx, idx.roll(-1, 1))
+    loss.backward()
+    got = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    want = model(idx, idx.roll(-1, 1)); want.backward()
+    torch.testing.assert_close(loss, want)
+    for g, p in zip(got, model.parameters()): torch.testing.assert_close(g, p.grad, atol=1e-5, rtol=1e-4)
