@@ -148,7 +148,7 @@ def cut_runs(
     cuts = [c for run in re.finditer(r"\s{1024,}", text) for c in range(run.start() + longest, run.end(), longest)]
     return [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
 
-# %% ../nbs/10_tokenizer.ipynb #d2a39e9d
+# %% ../nbs/10_tokenizer.ipynb #09ea9ec9
 class BPE:
     "A vocabulary of byte strings and special tokens, with tiktoken as encoder."
     def __init__(self,
@@ -173,7 +173,7 @@ class BPE:
     @property
     def bos(self)->int:     # <|bos|>; in GPT-2's vocabulary <|endoftext|>
         "The token that begins every document."
-        return self.special("<|bos|>" if self.special_ids.get("<|endoftext|>") is None else "<|endoftext|>")
+        return self.special("<|endoftext|>" if "<|endoftext|>" in self.special_ids else "<|bos|>")
 
     def encode(self,
         text,                      # a string, or a list of strings
