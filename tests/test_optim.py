@@ -1,0 +1,253 @@
+"AdamW, Muon and the hybrid: the same updates as PyTorch's, state by name, slices and stacks to the last bit, wrong groups."
+import copy
+import pytest, torch, torch._dynamo.testing
+from nanochat_course import newton_schulz as ns, optim
+from nanochat_course.common import CourseError
+from nanochat_course.optim import AdamW, Muon, MuonAdamW, adamw_equations_, adamw_update_, muon_update_, param_groups
+
+def params(*shapes, seed=0):
+    torch.manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(s)) for s in shapes]
+
+def twins(*shapes): return params(*shapes), params(*shapes)
+
+def train(steps, *pairs, seed=1):
+    "Give both lists the same gradients, step both optimizers."
+    torch.manual_seed(seed)
+    (P, ours), (Q, theirs) = pairs
+    for _ in range(steps):
+        for p, q in zip(P, Q): p.grad = torch.randn_like(p); q.grad = p.grad.clone()
+        ours.step(); theirs.step()
+    return max((p - q).abs().max().item() for p, q in zip(P, Q))
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("settings", [dict(), dict(betas=(0.8, 0.95), eps=1e-10, weight_decay=0.), dict(weight_decay=0.3, betas=(0.5, 0.9))])
+def test_adamw_is_torchs(fused, settings):
+    P, Q = twins((40, 32), (7, 33), (5,), ())
+    assert train(20, (P, AdamW(P, lr=0.01, **settings)), (Q, torch.optim.AdamW(Q, lr=0.01, fused=fused, **{"weight_decay": 0.01, **settings}))) < 5e-6
+
+def theirs_in_float32(monkeypatch):
+    "PyTorch's Muon always multiplies in bf16; give it the same iteration in float32."
+    from torch.optim import _muon
+    def iterate(G, abc, steps, eps):
+        a, b, c = abc
+        X = (G.T if G.size(0) > G.size(1) else G) / G.norm().clamp(min=eps)
+        for _ in range(steps):
+            A = X @ X.T
+            X = a * X + (b * A + c * A @ A) @ X
+        return X.T if G.size(0) > G.size(1) else X
+    monkeypatch.setattr(_muon, "_zeropower_via_newtonschulz", iterate)
+
+@pytest.mark.parametrize("shape", [(24, 24), (24, 64), (64, 24), (32, 40)])
+@pytest.mark.parametrize("rule", [("keller", "original"), ("moonshot", "match_rms_adamw")])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_is_torchs(shape, rule, nesterov, monkeypatch):
+    P, Q = twins(shape, shape, shape)
+    ours = Muon(P, lr=0.02, weight_decay=0.1, method="newton_schulz", lr_scale=rule[0], nesterov=nesterov, ns_dtype=torch.float32)
+    theirs_in_float32(monkeypatch)
+    assert train(20, (P, ours), (Q, torch.optim.Muon(Q, lr=0.02, weight_decay=0.1, nesterov=nesterov, adjust_lr_fn=rule[1]))) < 2e-5
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 256), (256, 64)])
+def test_muon_is_torchs_in_bf16_up_to_rounding(shape):
+    P, Q = twins(shape)
+    start = P[0].detach().clone()
+    train(20, (P, Muon(P, lr=0.02, method="newton_schulz", ns_dtype=torch.bfloat16)), (Q, torch.optim.Muon(Q, lr=0.02, weight_decay=0.)))
+    assert (P[0] - Q[0]).norm() < 0.1 * (Q[0] - start).norm()
+
+@pytest.mark.parametrize("settings", [dict(), dict(beta2=0.9, cautious=True, weight_decay=0.1), dict(method="newton_schulz", nesterov=False, weight_decay=0.1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(16, 24), (33, 47), (160, 64), (512, 514)])
+def test_a_stack_has_the_bits_of_its_pieces(shape, dtype, settings):
+    torch.manual_seed(0)
+    K = 5 if shape[0] < 500 else 3
+    P, G = torch.randn(K, *shape), torch.randn(2, K, *shape)
+    def run(parts):
+        p, m, s = P.clone(), torch.zeros_like(P), torch.zeros(K, shape[0], 1)
+        for g in G:
+            for i in parts: muon_update_(p[i], g[i], m[i], s[i] if "beta2" in settings else None, lr=0.02, ns_dtype=dtype, **settings)
+        return p, m, s
+    def as_lists():
+        p, m, s = [list(x.clone()) for x in (P, torch.zeros_like(P), torch.zeros(K, shape[0], 1))]
+        for g in G: muon_update_(p, list(g), m, s if "beta2" in settings else None, lr=0.02, ns_dtype=dtype, **settings)
+        return [torch.stack(x) for x in (p, m, s)]
+    whole = run([slice(None)])
+    for other in (run([slice(0, 1), slice(1, K)]), run([slice(i, i + 1) for i in range(K)]), as_lists()):
+        for a, b in zip(whole, other): assert torch.equal(a, b)
+    assert not torch.equal(whole[0], P) and whole[1].abs().sum() > 0
+
+@pytest.mark.parametrize("shape", [(10, 32), (10, 33), (1003, 48), (9, 5)])
+def test_adamw_on_slices_of_rows_has_the_same_bits(shape):
+    torch.manual_seed(0)
+    P, m, v, G = torch.randn(shape), torch.randn(shape), torch.rand(shape), torch.randn(3, *shape)
+    def run(parts):
+        p, a, b = P.clone(), m.clone(), v.clone()
+        steps = [torch.tensor(4.) for _ in parts]
+        for g in G: adamw_update_([p[i] for i in parts], [g[i] for i in parts], [a[i] for i in parts], [b[i] for i in parts], steps, lr=0.1, weight_decay=0.1)
+        return p, a, b
+    whole = run([slice(None)])
+    for parts in ([slice(0, 3), slice(3, None)], [slice(0, 1), slice(1, 8), slice(8, None)]):
+        for a, b in zip(whole, run(parts)): assert torch.equal(a, b)
+
+def test_l2_and_decoupled_differ():
+    w = [torch.ones(2) for _ in range(2)]
+    for decoupled in (0, 1):
+        m, v = torch.zeros(2), torch.zeros(2)
+        g = torch.tensor([10., 0.001]) + (0 if decoupled else 0.1)
+        adamw_equations_(w[decoupled], g, m, v, 1, 0.1, weight_decay=0.1 if decoupled else 0.)
+    assert torch.allclose(w[1], torch.full((2,), 0.99 - 0.1), atol=1e-4) and torch.allclose(w[0], torch.full((2,), 0.9), atol=1e-4)
+
+def test_cautious_decay_only_where_the_update_shrinks():
+    P = torch.tensor([[3., -3.], [-3., 3.]])
+    plain, cautious, none = P.clone(), P.clone(), P.clone()
+    g = torch.tensor([[1., 1.], [-1., 1.]])
+    for p, kw in ((plain, dict(weight_decay=0.5)), (cautious, dict(weight_decay=0.5, cautious=True)), (none, {})):
+        muon_update_([p], [g], [torch.zeros(2, 2)], lr=0.1, ns_dtype=torch.float32, **kw)
+    u = (P - none)
+    same = u * P > 0
+    assert torch.allclose(cautious, torch.where(same, plain, none)) and not torch.equal(plain, cautious) and not torch.equal(none, cautious)
+
+def test_normuon_rows():
+    torch.manual_seed(0)
+    O, S = torch.randn(2, 30, 10) * torch.logspace(-2, 0, 30)[:, None], torch.zeros(2, 30, 1)
+    N = optim.equalize_rows_(O, S, 0.9)
+    rows = N.norm(dim=-1)
+    assert (rows / rows.mean(-1, keepdim=True) - 1).abs().max() < 1e-3
+    assert torch.allclose(N.norm(dim=(1, 2)), O.norm(dim=(1, 2)), rtol=1e-4)
+    assert torch.allclose(S, 0.1 * O.square().mean(-1, keepdim=True), rtol=1e-4)
+    assert optim.equalize_rows_(torch.zeros(1, 3, 2), torch.zeros(1, 3, 1), 0.9).eq(0).all()
+
+def hybrid(P, **muon):
+    return MuonAdamW([dict(kind="adamw", params=P[:2], names=["wte", "gain"], lr=0.1), dict(kind="muon", params=P[2:4], names=["h.0.w", "h.1.w"], lr=0.02, **muon),
+                      dict(kind="muon", params=P[4:], names=["h.0.v"], lr=0.02)])
+
+SHAPES = ((10, 16), (3,), (8, 8), (8, 8), (8, 24))
+
+def give_grads(P, seed):
+    torch.manual_seed(seed)
+    for p in P: p.grad = torch.randn_like(p)
+
+@pytest.mark.parametrize("how", ["by name", "torch"])
+@pytest.mark.parametrize("muon", [dict(), dict(beta2=0.9, cautious=True, weight_decay=0.1)])
+def test_stop_and_go_on(how, muon):
+    P, Q = twins(*SHAPES)
+    a, b = hybrid(P, **muon), hybrid(Q, **muon)
+    for t in range(3): give_grads(P, t); a.step()
+    with torch.no_grad():
+        for p, q in zip(P, Q): q.copy_(p)
+    if how == "torch": b.load_state_dict(copy.deepcopy(a.state_dict()))
+    else: b.load_state_tensors({k: t.clone() for k, t in a.state_tensors().items()})
+    sa, sb = a.state_tensors(), b.state_tensors()
+    assert sa.keys() == sb.keys() and all(torch.equal(sa[k], sb[k]) and sa[k].data_ptr() != sb[k].data_ptr() for k in sa)
+    for t in range(3, 6):
+        give_grads(P, t); give_grads(Q, t); a.step(); b.step()
+    assert all(torch.equal(p, q) for p, q in zip(P, Q))
+
+def test_state_names_and_errors():
+    P = params(*SHAPES)
+    o = hybrid(P, beta2=0.9)
+    assert o.state_tensors() == {}
+    give_grads(P, 0); P[3].grad = None
+    o.step()
+    state = o.state_tensors()
+    assert set(state) == {"wte/step", "wte/exp_avg", "wte/exp_avg_sq", "gain/step", "gain/exp_avg", "gain/exp_avg_sq", "h.0.w/momentum_buffer", "h.0.w/second_moment", "h.0.v/momentum_buffer"}
+    assert state["wte/step"].shape == () and state["wte/step"] == 1 and state["h.0.w/second_moment"].shape == (8, 1)
+    before = {k: t.clone() for k, t in state.items()}
+    with pytest.raises(CourseError, match="belongs to no parameter"): o.load_state_tensors({"h.9.w/momentum_buffer": torch.zeros(8, 8)})
+    with pytest.raises(CourseError, match="shape"): o.load_state_tensors({"wte/step": torch.tensor(1.), "h.0.w/momentum_buffer": torch.zeros(8, 9)})
+    assert all(torch.equal(before[k], t) for k, t in o.state_tensors().items())
+    o.load_state_tensors({})
+    assert o.state_tensors() == {}
+
+def test_parameters_without_gradient_are_left_alone():
+    P = params(*SHAPES)
+    o = hybrid(P, weight_decay=0.5)
+    start = [p.detach().clone() for p in P]
+    o.step()
+    assert all(torch.equal(p, s) for p, s in zip(P, start)) and not o.state
+    give_grads(P, 0); P[1].grad = P[2].grad = None
+    o.step()
+    assert [torch.equal(p, s) for p, s in zip(P, start)] == [False, True, True, False, False]
+
+def test_zero_gradients_do_not_move_muon():
+    P = params((8, 8), (8, 8)); start = [p.detach().clone() for p in P]
+    o = Muon(P, beta2=0.9)
+    for p in P: p.grad = torch.zeros_like(p)
+    o.step()
+    assert all(torch.equal(p, s) for p, s in zip(P, start))
+
+def test_schedules_reach_the_update():
+    P, Q = twins((8, 8)), None
+    (p,), (q,) = P
+    a, b = Muon([p], lr=0.5), Muon([q], lr=0.02)
+    a.param_groups[0].update(lr=0.02, momentum=0.8); b.param_groups[0]["momentum"] = 0.8
+    for o, x in ((a, p), (b, q)): give_grads([x], 0); o.step()
+    assert torch.equal(p, q) and a.param_groups[0]["initial_lr"] == 0.5 and b.param_groups[0]["initial_lr"] == 0.02
+
+@pytest.mark.parametrize("group, text", [
+    (dict(kind="sgd", params=params((2, 2)), lr=1.), "kind is 'sgd'"),
+    (dict(params=params((2, 2)), lr=1.), "kind is None"),
+    (dict(kind="muon", lr=1.), "params missing"),
+    (dict(kind="muon", params=params((2, 2))), "lr missing"),
+    (dict(kind="muon", params=params((3,)), lr=1.), "matrices only"),
+    (dict(kind="muon", params=params((2, 2, 2)), lr=1.), "matrices only"),
+    (dict(kind="muon", params=params((2, 3), (3, 2)), lr=1.), "one shape"),
+    (dict(kind="adamw", params=[], lr=1.), "no parameters"),
+    (dict(kind="adamw", params=params((2,)), lr=1., momentum=0.9), "momentum unknown"),
+    (dict(kind="muon", params=params((2, 2)), lr=1., method="svd"), "method 'svd' unknown"),
+    (dict(kind="muon", params=params((2, 2)), lr=1., lr_scale="big"), "unknown lr_scale"),
+    (dict(kind="adamw", params=params((2,)), names=["a", "b"], lr=1.), "1 parameters and 2 names"),
+    (dict(kind="adamw", params=params((2,), (2,)), names=["a", "a"], lr=1.), "same name")])
+def test_wrong_groups(group, text):
+    with pytest.raises(CourseError, match=text) as e: MuonAdamW([group])
+    assert "\n" not in str(e.value)
+
+def test_param_groups_of_a_model():
+    from nanochat_course.gpt import GPT, GPTConfig
+    model = GPT(GPTConfig(sequence_len=16, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)); model.init_weights()
+    next(iter(model.parameters_by_role()["matrix"]))[1].requires_grad_(False)
+    groups = param_groups(model, matrix_lr=0.05, weight_decay=0.1, beta2=0.9)
+    o = MuonAdamW(groups)
+    named = o.named()
+    assert set(named) == {n for n, p in model.named_parameters() if p.requires_grad} and all(named[n] is p for n, p in model.named_parameters() if n in named)
+    assert {g["role"]: g["lr"] for g in o.param_groups} | {} == {"embedding": 0.2, "unembedding": 0.004, "matrix": 0.05} | ({"scalar": 0.5} if model.parameters_by_role()["scalar"] else {})
+    for g in o.param_groups: assert (g["kind"] == "muon") == (g["role"] == "matrix") and g["initial_lr"] == g["lr"]
+    x = torch.randint(0, 64, (2, 16))
+    first = None
+    for _ in range(15):
+        loss = model(x, x); loss.backward(); o.step(); o.zero_grad()
+        first = first or loss.item()
+    assert loss.item() < 0.7 * first
+
+def test_closure_and_hooks_of_torch_optimizers():
+    p, = params((4, 4))
+    o = Muon([p], lr=0.01)
+    def closure():
+        o.zero_grad(); loss = p.square().sum(); loss.backward(); return loss
+    losses = [o.step(closure).item() for _ in range(3)]
+    assert losses[2] < losses[0]
+    torch.optim.lr_scheduler.LambdaLR(o, lambda t: 0.5)
+    assert o.param_groups[0]["lr"] == 0.005
+
+@pytest.mark.parametrize("settings", [dict(), dict(beta2=0.9, cautious=True)])
+def test_compiled_is_the_same(settings, monkeypatch):
+    "One graph without a break; traced only (the C++ backend takes a minute), and once for all values of the schedule."
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    traced = torch.compile(optim.muon_direction_, dynamic=False, fullgraph=True, backend=graphs)
+    monkeypatch.setattr(optim, "compiled_direction", lambda: traced)
+    P, Q = twins((16, 24), (16, 24))
+    kw = dict(lr=0.02, weight_decay=0.1, ns_dtype=torch.float32, **settings)
+    a, b = Muon(P, compile=True, **kw), Muon(Q, compile=False, **kw)
+    for t in range(4):
+        for o in (a, b): o.param_groups[0].update(lr=0.02 - 0.001 * t, momentum=0.8 + 0.01 * t)
+        assert train(1, (P, a), (Q, b), seed=t) < 1e-6
+    assert graphs.frame_count == 1
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_as_cpu():
+    P, Q = params(*SHAPES), [torch.nn.Parameter(p.detach().cuda()) for p in params(*SHAPES)]
+    a, b = hybrid(P, ns_dtype=torch.float32, beta2=0.9), hybrid(Q, ns_dtype=torch.float32, beta2=0.9)
+    for t in range(5):
+        give_grads(P, t)
+        for p, q in zip(P, Q): q.grad = p.grad.cuda()
+        a.step(); b.step()
+    assert all(torch.allclose(p, q.cpu(), atol=1e-2) for p, q in zip(P, Q))
