@@ -6,11 +6,12 @@
 __all__ = ['STAGE_BEFORE', 'STAGE_COMMAND', 'PROMPTS', 'find_tag', 'MidTrainConfig', 'chat_tasks', 'training_mixture',
            'held_out_loss', 'chat_samples', 'chat_plan', 'same_start', 'train_on_conversations', 'mid_train', 'main']
 
-# %% ../nbs/62_mid_train.ipynb #f4ae4a19
+# %% ../nbs/62_mid_train.ipynb #495476f7
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 import torch
 from .common import CourseError, Runtime, base_dir, read_json, run_main, runtime, save_result, seed_everything, sha256
 from .corpus import documents, list_shards
@@ -81,7 +82,7 @@ class MidTrainConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=42                  # order of the mixture
 
-# %% ../nbs/62_mid_train.ipynb #9247f969
+# %% ../nbs/62_mid_train.ipynb #7a99de06
 def chat_tasks(
     config,             # the epochs of each task
     split:str="train",  # "train" or "test"
@@ -96,7 +97,8 @@ def training_mixture(config)->TaskMixture: # as above, and how many documents
     "The conversations of a stage, with documents of the corpus among them."
     tasks = chat_tasks(config)
     if config.documents:
-        tasks.append((DocumentTask(islice(documents(list_shards(corpus_dir(config.corpus), "train")), config.documents)), 1))
+        folder = Path(config.corpus).expanduser() if "/" in config.corpus else base_dir() / "data" / config.corpus
+        tasks.append((DocumentTask(islice(documents(list_shards(folder, "train")), config.documents)), 1))
     return TaskMixture(tasks, config.seed)
 
 # %% ../nbs/62_mid_train.ipynb #73390a53

@@ -1,0 +1,157 @@
+"Midtraining as a stage: it learns, it goes on exactly where it was killed, and it says what is missing."
+import json, os, random, shutil, signal, subprocess, sys, time
+from dataclasses import replace
+import pytest, torch
+from safetensors.torch import load_file
+from nanochat_course import mid_train as mid_module
+from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, save_checkpoint
+from nanochat_course.common import CourseError, Runtime, base_dir, load_result, read_log
+from nanochat_course.gpt import GPT, GPTConfig
+from nanochat_course.mid_train import (MidTrainConfig, chat_plan, chat_samples, find_tag, held_out_loss, mid_train, training_mixture)
+from nanochat_course.optim import MuonAdamW, param_groups
+from nanochat_course.tasks import ConversationLoader, IdentityTask, chat
+from nanochat_course.tokenizer import train_bpe
+from nanochat_course.train import Loop
+
+CPU = Runtime(torch.device("cpu"), torch.float32)
+SMALL = MidTrainConfig(device="cpu", dtype="float32", total_batch_size=512, device_batch_size=4, identity_epochs=0.6, docstring_epochs=0, spelling_epochs=0,
+                       lettercount_epochs=0, sums_epochs=0, wordproblems_epochs=0, documents=0, save_every=4, eval_items=16)
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    "A base model of no merit, as `base_train` would leave it."
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    make_base()
+    return tmp_path
+
+
+def make_base(tag="tiny", seed=0):
+    from pydoc_data.topics import topics
+    if not (base_dir() / "tokenizer").exists(): train_bpe(list(topics.values())[:30], 600).save(base_dir() / "tokenizer")
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64))
+    model.init_weights()
+    optimizer = MuonAdamW(param_groups(model))
+    x = torch.randint(0, 600, (2, 32))
+    model(x, x).backward()
+    optimizer.step()
+    save_checkpoint(checkpoint_dir("base", tag), 7, model, optimizer, meta={}, rt=CPU)
+    return model
+
+
+def weights(stage, tag="tiny"):
+    c = load_checkpoint(checkpoint_dir(stage, tag))
+    return {**c.model_state, **{f"optimizer/{k}": v for k, v in c.optimizer_state.items()}}
+
+
+def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_it_learns_and_leaves_what_the_next_stage_needs(base):
+    r = mid_train(SMALL)
+    m = r["metrics"]
+    assert m["assistant_loss"] < m["before"]["assistant_loss"] - 1 and m["identity"] == m["assistant_loss"]
+    assert m["num_iterations"] == latest_step(checkpoint_dir("mid", "tiny")) and r["tag"] == "tiny"
+    saved = load_result("mid_train")
+    assert saved["metrics"] == m and len(saved["samples"]) >= 6 and all(set(s) == {"prompt", "text"} for s in saved["samples"])
+    assert [l["step"] for l in read_log(saved["log"]) if "loss" in l] == list(range(m["num_iterations"]))
+    assert load_checkpoint(checkpoint_dir("mid", "tiny")).meta["origin"]["step"] == 7
+
+
+def kill_at(step, monkeypatch):
+    one_step, count = Loop.one_step, [0]
+    def dying(self, stop):
+        if self.state.step == step: raise RuntimeError("killed")
+        return one_step(self, stop)
+    monkeypatch.setattr(Loop, "one_step", dying)
+
+
+@pytest.mark.parametrize("step", random.Random(time.time_ns()).sample(range(1, 13), 2))
+def test_killed_and_started_again_it_ends_the_same(base, monkeypatch, step):
+    straight = mid_train(SMALL)
+    want = weights("mid")
+    shutil.rmtree(checkpoint_dir("mid", "tiny"))
+    with monkeypatch.context() as m:
+        kill_at(step, m)
+        with pytest.raises(RuntimeError, match="killed"): mid_train(SMALL)
+    again = mid_train(SMALL)
+    assert same(weights("mid"), want), f"killed at step {step}: other weights"
+    for k in ("assistant_loss", "train_loss", "tokens", "before"): assert again["metrics"][k] == straight["metrics"][k], k
+    assert again["samples"] == straight["samples"]
+    log = read_log(base_dir() / "report" / "mid_train.jsonl")
+    assert [l["step"] for l in log if "loss" in l] == list(range(straight["metrics"]["num_iterations"]))
+
+
+def test_killed_from_outside(base):
+    want = (mid_train(SMALL), weights("mid"))
+    shutil.rmtree(checkpoint_dir("mid", "tiny"))
+    flags = "--device cpu --dtype float32 --total-batch-size 512 --device-batch-size 4 --identity-epochs 0.6 --docstring-epochs 0 --spelling-epochs 0 --lettercount-epochs 0 --sums-epochs 0 --wordproblems-epochs 0 --documents 0 --save-every 4 --eval-items 16"
+    process = subprocess.Popen([sys.executable, "-m", "nanochat_course.mid_train", *flags.split()], env=dict(os.environ, OMP_NUM_THREADS="1"))
+    deadline = time.time() + 300
+    while not all_steps(checkpoint_dir("mid", "tiny")) and time.time() < deadline and process.poll() is None: time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    mid_train(SMALL)
+    got = weights("mid")                                                       # the processes may use another number of threads
+    assert got.keys() == want[1].keys() and all(torch.allclose(got[k].float(), v.float(), rtol=1e-3, atol=1e-4) for k, v in want[1].items() if not k.startswith("optimizer/"))
+
+
+def test_a_finished_stage_is_not_done_again(base, monkeypatch):
+    first = mid_train(SMALL)
+    monkeypatch.setattr(Loop, "one_step", lambda *a: pytest.fail("it trained again"))
+    assert mid_train(SMALL)["metrics"]["assistant_loss"] == first["metrics"]["assistant_loss"]
+
+
+def test_another_base_model_means_a_new_start(base, capsys):
+    mid_train(SMALL)
+    before = weights("mid")
+    shutil.rmtree(checkpoint_dir("base", "tiny"))
+    make_base(seed=1)
+    mid_train(SMALL)
+    assert "starting again" in capsys.readouterr().out and not same(weights("mid"), before)
+
+
+def test_warm_start_changes_the_run(base):
+    mid_train(SMALL)
+    warm = weights("mid")
+    mid_train(replace(SMALL, load_optimizer=False))
+    assert not same(warm, weights("mid"))
+
+
+def test_missing_stages_and_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    with pytest.raises(CourseError, match="run python -m nanochat_course.base_train first"): mid_train(SMALL)
+    with pytest.raises(CourseError, match="run python -m nanochat_course.chat_sft first"): find_tag("chatsft")
+    make_base("d2")
+    with pytest.raises(CourseError, match="no base checkpoint of model 'd9', there is d2"): mid_train(replace(SMALL, model_tag="d9"))
+    os.utime(checkpoint_dir("base", "d2"), (1, 1))
+    make_base("d3")
+    assert find_tag("base") == "d3" and find_tag("base", "d2") == "d2"
+    with pytest.raises(CourseError, match="step_000099"): mid_train(replace(SMALL, model_step=99))
+    with pytest.raises(CourseError, match="no corpus in"): mid_train(replace(SMALL, documents=3))
+    with pytest.raises(CourseError, match="train.jsonl"): mid_train(replace(SMALL, gsm8k_epochs=1, gsm8k_path=str(tmp_path)))
+    with pytest.raises(CourseError, match="divisible"): mid_train(replace(SMALL, total_batch_size=500))
+
+
+def test_exactly_one_epoch(base):
+    from nanochat_course.tokenizer import Tokenizer
+    tok = Tokenizer.load(base_dir() / "tokenizer")
+    loader = ConversationLoader(tok, training_mixture(SMALL), 1, 128, CPU, supervise="all")
+    p = chat_plan(SMALL, GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64), loader, CPU)
+    assert p.total_batch_size == 512 and p.num_iterations == -(-len(loader.rows) // 4) == len(list(loader()))
+    assert sum(len(x) for x, _, _ in loader()) == len(loader.rows)
+    shorter = chat_plan(replace(SMALL, num_iterations=3, init_lr_frac=0.5), GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64), loader, CPU)
+    assert shorter.num_iterations == 3 and shorter.matrix_lr == p.matrix_lr / 2
+
+
+def test_held_out_loss_counts_each_supervised_token_once(base):
+    from nanochat_course.tokenizer import Tokenizer
+    tok, model = Tokenizer.load(base_dir() / "tokenizer"), make_base("other")
+    task = IdentityTask("test")
+    got = held_out_loss(model.eval(), tok, [task], len(task), 64, CPU)
+    nats, n = 0., 0
+    for row, targets in ConversationLoader(tok, task, 1, 64, CPU).rows:
+        with torch.no_grad(): loss = torch.nn.functional.cross_entropy(model(row[None].long())[0], targets.long(), ignore_index=-1, reduction="sum")
+        nats, n = nats + loss.item(), n + int((targets >= 0).sum())
+    assert got["assistant_loss"] == pytest.approx(nats / n, rel=1e-4) and got["identity"] == got["assistant_loss"]
