@@ -12,9 +12,9 @@ import numpy as np, torch
 from .common import CourseError, Runtime
 from .corpus import check_shards, list_shards, read_row_group
 
-# %% ../nbs/12_dataloader.ipynb #734fc97f
+# %% ../nbs/12_dataloader.ipynb #6ad34957
 class Packer:
-    "A buffer of token sequences from which rows are filled, best fit first."
+    "A buffer of token sequences from which rows are filled: the oldest first, then what fits best."
     def __init__(self,
         row_len:int,      # tokens in a row
         bos:int=None,     # token at the start of each piece when sequences may be cut; None: never cut, pad instead
@@ -42,6 +42,11 @@ class Packer:
         ids, _, offset = self.held[key]
         return min(len(ids) - offset + (self.bos is not None), self.row_len)
 
+    def oldest(self)->int: # index into `order`
+        "The sequence that has waited longest."
+        key = min(self.held)
+        return bisect_right(self.order, (self.length(key), key)) - 1
+
     def choose(self, space:int): # index into `order`, None if nothing fits
         "The sequence that fills `space` exactly, else the longest that leaves a gap worth filling."
         i = bisect_right(self.order, (space, (float("inf"),))) - 1
@@ -55,7 +60,7 @@ class Packer:
         "Take one row's worth out of the buffer; `start` and `stop` count tokens of the text."
         pieces, space = [], self.row_len
         while space and self.order:
-            i = self.choose(space)
+            i = self.oldest() if not pieces else self.choose(space)
             if i is None and self.bos is None: break                       # the rest is padding
             _, key = self.order.pop(-1 if i is None else i)
             ids, mask, offset = self.held.pop(key)
@@ -216,7 +221,7 @@ class PackedLoader:
             for x, y, state in ahead: yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
         finally: ahead.close()
 
-# %% ../nbs/12_dataloader.ipynb #2930784b
+# %% ../nbs/12_dataloader.ipynb #dd065c01
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -231,7 +236,7 @@ class DataLoader(PackedLoader):
         num_threads:int=2,       # for tokenisation
         skip_corrupt:bool=False, # leave out what cannot be read, with a warning
         epochs:int=None,         # None: for ever
-        buffer_size:int=1024,    # documents to choose from
+        buffer_size:int=256,     # documents to choose from
         prefetch:int=4,          # batches to prepare ahead; 0: none, and no thread
     ):
         self.tokenizer, self.num_threads, self.skip_corrupt, self.split, self.name = tokenizer, num_threads, skip_corrupt, split, f"the {split} split of {corpus_dir}"

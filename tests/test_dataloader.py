@@ -55,9 +55,12 @@ def slow_rows(docs, row_len, capacity, min_piece):
         while queue and (len(held) < capacity or sum(len(docs[d]) - o + 1 for d, o in held) < row_len): held.append((queue.pop(0)[0], 0))
         row, space = [], row_len
         while space and held:
+            if not row:
+                d, o = min(held)
             exact = [h for h in held if left(*h) == space]
             loose = [h for h in held if left(*h) <= space - min_piece]
-            if exact: d, o = min(exact)
+            if not row: pass
+            elif exact: d, o = min(exact)
             elif loose: d, o = min(loose, key=lambda h: (-left(*h), h))
             else: d, o = max(held, key=lambda h: (left(*h), h))
             held.remove((d, o))
