@@ -100,8 +100,8 @@ def batch_plan(
     most = max(1, device_tokens // sequence_len)
     return total, max(d for d in range(1, min(rows, most) + 1) if rows % d == 0)
 
-# %% ../nbs/35_scaling.ipynb #4a26214d
-SMALL_RUN, SMALL_LR_SCALE = 1e8, 0.5  # below this many tokens the laws have never been checked; see the measurement
+# %% ../nbs/35_scaling.ipynb #a8b42cb6
+SMALL_RUN, SMALL_LR_SCALE = 1e8, 1.  # below this many tokens the laws have never been checked; see the measurement
 
 def learning_rates(
     base:dict,              # the reference's rates by name
@@ -118,7 +118,7 @@ def learning_rates(
     by_batch, by_width = math.sqrt(batch / REF_BATCH), (width / REF_WIDTH) ** -0.5
     rule = f"sqrt(B / {REF_BATCH:,}) = {by_batch:.3g}"
     if asked(lr_scale): by_batch, rule = lr_scale, f"lr_scale {lr_scale:g}"
-    elif small and by_batch < SMALL_LR_SCALE: by_batch, rule = SMALL_LR_SCALE, f"{SMALL_LR_SCALE} (small run; the law says {by_batch:.3g})"
+    elif small and by_batch < SMALL_LR_SCALE: by_batch, rule = SMALL_LR_SCALE, f"{SMALL_LR_SCALE:g} (small run; the law says {by_batch:.3g})"
     wd = math.sqrt(batch / REF_BATCH) * ref_tokens / tokens
     wd_rule = f"sqrt(B / B_ref) x D_ref / D = {wd:.3g}"
     if asked(wd_scale): wd, wd_rule = wd_scale, f"weight_decay_scale {wd_scale:g}"
@@ -303,7 +303,7 @@ def plan(
                 num_iterations=steps, total_batch_size=total, device_batch_size=rows, **rates, warmup_steps=warmup, warmdown_ratio=warmdown_ratio,
                 final_lr_frac=final_lr_frac, grad_clip=grad_clip, lr_shape=lr_shape, why={**why, **rules})
 
-# %% ../nbs/35_scaling.ipynb #064e61d9
+# %% ../nbs/35_scaling.ipynb #b94c9eda
 def activation_bytes(
     tokens:int,       # in one forward pass of one rank
     n_layer:int,      # blocks
@@ -311,9 +311,8 @@ def activation_bytes(
     kv:float=1.,      # key-value heads per query head
     compute_bytes:int=2, # per number in the compute dtype: bf16 2, fp32 4
 )->int:               # bytes that the backward pass needs, the head's chunk left out
-    "What a forward pass keeps: per token and layer 18 times the width, the inputs of the four norms in float32."
-    per_layer = 4 * (3 + kv) + compute_bytes * (12 + 2 * kv)
-    return round(tokens * n_embd * (n_layer * per_layer + 8 + compute_bytes))
+    "What a forward pass keeps: per token and layer 19 times the width, if every query head has its own keys and values."
+    return round(tokens * n_embd * compute_bytes * (n_layer * (16 + 3 * kv) + 3))
 
 def memory_per_rank(
     p:Plan,               # the run
