@@ -33,8 +33,8 @@ def gather(megabytes):
     kinds["Python sources"] = sources
     if DATA.is_dir():
         web = [json.loads(line)["text"] for line in open(DATA / "openwebtext/openwebtext-1000.jsonl", encoding="utf-8")]
-        kinds["web text"] = web + [p.read_text(encoding="utf-8", errors="replace") for p in sorted(DATA.glob("*/*.jsonl")) + sorted(DATA.glob("wikitext-2/*.txt")) + sorted(DATA.glob("mmlu/*/*.csv"))
-                                   if "openwebtext" not in str(p)]
+        more = [p for pattern in ("*/*.jsonl", "wikitext-2/*.txt", "mmlu/*/*.csv") for p in sorted(DATA.glob(pattern)) if "openwebtext" not in str(p)]
+        kinds["web text"] = [p.read_text(encoding="utf-8", errors="replace") for p in more] + web
     return kinds
 
 
@@ -84,8 +84,10 @@ if __name__ == "__main__":
         for vocab_size in (4096, 32768):
             row, toks[f"{name}, {vocab_size:,}"] = training(texts[:-20], vocab_size, args.repeats)
             result["training"][f"{name}, {vocab_size:,}"] = row
-            print(f"{name}, {row['bytes'] / 1e6:.1f} MB, vocabulary {vocab_size:,}: ours {row['seconds']['ours']:.2f} s ({row['mb_per_second']['ours']:.1f} MB/s: counting {row['seconds']['count']:.2f}, "
-                  f"merging {row['seconds']['merge']:.2f}), rustbpe {row['seconds']['rustbpe']:.2f} s ({row['mb_per_second']['rustbpe']:.1f} MB/s), ratio {row['ratio']:.2f}, same merges: {row['same_merges']}")
+            s, speed = row["seconds"], row["mb_per_second"]
+            print(f"{name}, {row['bytes'] / 1e6:.1f} MB, vocabulary {vocab_size:,}: "
+                  f"ours {s['ours']:.2f} s ({speed['ours']:.1f} MB/s: counting {s['count']:.2f}, merging {s['merge']:.2f}), "
+                  f"rustbpe {s['rustbpe']:.2f} s ({speed['rustbpe']:.1f} MB/s), ratio {row['ratio']:.2f}, same merges: {row['same_merges']}")
         tok = toks[f"{name}, 4,096"]
         result["encoding_mb_per_second"][name] = encoding(tok, texts, args.repeats)
         print(f"{name}: encoding " + ", ".join(f"{v:.1f} MB/s on {k}" for k, v in result["encoding_mb_per_second"][name].items()))

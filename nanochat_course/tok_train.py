@@ -66,7 +66,7 @@ def find_finished(
     if not done or done["config"] != asdict(config) or done["shards"] != shards or not (folder / "tokenizer.json").exists(): return {}
     return done["metrics"] if Tokenizer.load(folder).vocab_size == config.vocab_size else {}
 
-# %% ../nbs/60_tok_train.ipynb #2eca56aa
+# %% ../nbs/60_tok_train.ipynb #9cdeb751
 def tok_train(
     config:TokTrainConfig,
 )->dict:                   # metrics
@@ -81,17 +81,21 @@ def tok_train(
     tok = train_bpe(take_chars(documents(paths), config.max_chars, config.doc_cap, seen), config.vocab_size, num_processes=config.num_processes or None)
     seconds = time.time() - start
     if tok.vocab_size < config.vocab_size:
-        raise CourseError(f"{seen['bytes']:,} bytes of text have pairs for {tok.vocab_size:,} tokens only: ask for a smaller --vocab-size than {config.vocab_size:,}, or give it more text")
+        raise CourseError(f"{seen['bytes']:,} bytes of text have pairs for {tok.vocab_size:,} tokens only: "
+                          f"ask for a smaller --vocab-size than {config.vocab_size:,}, or give it more text")
     held_out = list(take_chars(documents(list_shards(source, "val")), 2**21, config.doc_cap))
     if tok.decode(tok.encode("".join(held_out))) != "".join(held_out): raise RuntimeError("the tokenizer does not give its text back")
     tok.save(folder)
-    metrics = dict(vocab_size=tok.vocab_size, train_documents=seen["documents"], train_bytes=seen["bytes"], train_seconds=seconds, mb_per_second=seen["bytes"] / 1e6 / seconds,
-                   bytes_per_token=compression(tok, held_out), unused_tokens=tok.vocab_size - len({i for ids in tok.encode(held_out) for i in ids}))
+    metrics = dict(vocab_size=tok.vocab_size, train_documents=seen["documents"], train_bytes=seen["bytes"], train_seconds=seconds,
+                   mb_per_second=seen["bytes"] / 1e6 / seconds, bytes_per_token=compression(tok, held_out),
+                   unused_tokens=tok.vocab_size - len({i for ids in tok.encode(held_out) for i in ids}))
     show = lambda tokens: " | ".join(t.decode("utf-8", "replace") for t in tokens)
     samples = [dict(prompt="The cat sat on the mat.", text=show(map(tok.vocab.__getitem__, tok.encode("The cat sat on the mat.")))),
-               dict(prompt="the first tokens", text=show(tok.vocab[256:272])), dict(prompt="the longest tokens", text=show(sorted(tok.vocab, key=len)[:-17:-1]))]
+               dict(prompt="the first tokens", text=show(tok.vocab[256:272])),
+               dict(prompt="the longest tokens", text=show(sorted(tok.vocab, key=len)[:-17:-1]))]
     save_result("tok_train", config, Runtime(torch.device("cpu"), torch.float32), time.time() - start, metrics=metrics, samples=samples, shards=shards)
-    print(f"tokenizer of {tok.vocab_size:,} tokens from {seen['bytes']:,} bytes in {seconds:.1f} s; {metrics['bytes_per_token']:.2f} bytes per token on held-out text; in {folder}")
+    print(f"tokenizer of {tok.vocab_size:,} tokens from {seen['bytes']:,} bytes in {seconds:.1f} s; "
+          f"{metrics['bytes_per_token']:.2f} bytes per token on held-out text; in {folder}")
     return metrics
 
 def main(): run_main(tok_train, TokTrainConfig)

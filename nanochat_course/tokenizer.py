@@ -207,7 +207,7 @@ class BPE:
         "How many bytes of text each token stands for."
         return torch.tensor([len(t) for t in self.vocab] + [0] * len(self.special_ids), dtype=torch.int32)
 
-# %% ../nbs/10_tokenizer.ipynb #f13605a5
+# %% ../nbs/10_tokenizer.ipynb #dd2c1450
 def check_conversation(
     conversation:dict,   # {"messages": [{"role": …, "content": …}, …]}
 )->list[dict]:           # its messages, a system message merged into the first user message
@@ -221,7 +221,8 @@ def check_conversation(
     if not messages: raise CourseError("a conversation needs at least one message")
     for i, m in enumerate(messages):
         if m["role"] != (due := ("user", "assistant")[i % 2]): raise CourseError(f"message {i} is by {m['role']!r}, but it is the {due}'s turn")
-        if not isinstance(m["content"], str if due == "user" else (str, list)): raise CourseError(f"message {i}: its content is a {type(m['content']).__name__}, not text")
+        if not isinstance(m["content"], str if due == "user" else (str, list)):
+            raise CourseError(f"message {i}: its content is a {type(m['content']).__name__}, not text")
     return messages
 
 def render_messages(
@@ -330,7 +331,7 @@ class Tokenizer(BPE):
         except (OSError, LookupError, TypeError, ValueError) as e:
             raise CourseError(f"{vocab_bpe_path} and {encoder_json_path} are not a GPT-2 vocabulary ({type(e).__name__}: {e})") from None
 
-# %% ../nbs/10_tokenizer.ipynb #02d0db3a
+# %% ../nbs/10_tokenizer.ipynb #03d5faf7
 def train_bpe(
     texts,                                  # iterable of strings, read once
     vocab_size:int,                         # tokens in all: 256 bytes, merges, specials
@@ -340,6 +341,7 @@ def train_bpe(
 )->Tokenizer:                               # smaller than asked if the text has no more pairs
     "Learn a vocabulary from text."
     least = 256 + len(special_tokens)
-    if vocab_size < least: raise CourseError(f"a vocabulary of {vocab_size} is too small: the 256 bytes and {len(special_tokens)} special tokens need at least {least}")
+    if vocab_size < least:
+        raise CourseError(f"a vocabulary of {vocab_size} is too small: the 256 bytes and {len(special_tokens)} special tokens need at least {least}")
     words = count_words_parallel([texts] if isinstance(texts, str) else texts, pattern, num_processes)
     return Tokenizer(learn_merges(words, vocab_size - least), pattern, special_tokens)

@@ -68,7 +68,8 @@ def test_long_document_is_capped(base):
         assert any(b"quux" in t for t in Tokenizer.load(base / "tokenizer").vocab) == found
 
 
-@pytest.mark.parametrize("change, message", [(dict(corpus="nothing"), "no corpus"), (dict(vocab_size=200), "at least 265"), (dict(vocab_size=50_000), "smaller --vocab-size")])
+@pytest.mark.parametrize("change, message", [(dict(corpus="nothing"), "no corpus"), (dict(vocab_size=200), "at least 265"),
+                                             (dict(vocab_size=50_000), "smaller --vocab-size")])
 def test_errors_leave_earlier_files(base, change, message):
     write_corpus(base, TRAIN + VAL)
     tok_train(TokTrainConfig(vocab_size=330, corpus="demo"))
@@ -89,7 +90,8 @@ def test_compression():
 
 def test_command(base):
     write_corpus(base, TRAIN + VAL)
-    run = lambda *flags: subprocess.run([sys.executable, "-m", "nanochat_course.tok_train", *flags], capture_output=True, text=True, env={**os.environ, "NANOCHAT_COURSE_DIR": str(base)})
+    env = {**os.environ, "NANOCHAT_COURSE_DIR": str(base)}
+    run = lambda *flags: subprocess.run([sys.executable, "-m", "nanochat_course.tok_train", *flags], capture_output=True, text=True, env=env)
     good = run("--vocab-size", "300", "--corpus", "demo", "--max-chars", "1000")
     assert good.returncode == 0, good.stderr
     assert "300 tokens" in good.stdout and json.loads((base / "report/tok_train.json").read_text())["metrics"]["vocab_size"] == 300

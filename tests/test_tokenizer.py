@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, regex, tiktoken, torch
 from hypothesis import given, settings, strategies as st
 from nanochat_course.common import CourseError
-from nanochat_course.tokenizer import (BPE, GPT2_PATTERN, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, batches, check_conversation, count_words,
+from nanochat_course.tokenizer import (BPE, GPT2_PATTERN, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, count_words,
                                        count_words_parallel, cut_runs, learn_merges, tokens_html, train_bpe)
 
 SENTENCE = "The cat sat on the mat."
@@ -42,7 +42,8 @@ def tok(docs): return train_bpe(docs, 1500, num_processes=1)
 
 # --- training ---
 
-@pytest.mark.parametrize("words", [{"aaaaaaa": 1}, {"aaa": 2, "aaaa": 1, "baaab": 3}, {"abab": 1, "baba": 1, "ababa": 5}, {"": 1, "x": 9}, {}, {"éé": 2, "猫猫猫": 1},
+@pytest.mark.parametrize("words", [{"aaaaaaa": 1}, {"aaa": 2, "aaaa": 1, "baaab": 3}, {"abab": 1, "baba": 1, "ababa": 5}, {"": 1, "x": 9}, {},
+                                   {"éé": 2, "猫猫猫": 1},
                                    {"\0\0a": 3, "a\0": 3}])
 def test_learn_merges_small(words): assert learn_merges(words, 50) == naive_merges(words, 50)
 
@@ -193,15 +194,16 @@ def test_ids_and_token_bytes(tok):
 
 # --- conversations ---
 
-CONVERSATION = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2? <|assistant_start|>"}, {"role": "assistant", "content": [
+CONVERSATION = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2? <|assistant_start|>"},
+    {"role": "assistant", "content": [
     {"type": "text", "text": "It is "}, {"type": "python", "text": "2+2"}, {"type": "python_output", "text": "4"}, {"type": "text", "text": "4."}]},
     {"role": "user", "content": "Thanks"}, {"role": "assistant", "content": "Bye"}]}
 
 
 def test_render_conversation(tok):
     ids, mask = tok.render_conversation(CONVERSATION)
-    assert tok.decode(ids) == ("<|bos|><|user_start|>Be brief.\n\n2+2? <|assistant_start|><|user_end|><|assistant_start|>It is <|python_start|>2+2<|python_end|>"
-                               "<|output_start|>4<|output_end|>4.<|assistant_end|><|user_start|>Thanks<|user_end|><|assistant_start|>Bye<|assistant_end|>")
+    assert tok.decode(ids) == ("<|bos|><|user_start|>Be brief.\n\n2+2? <|assistant_start|><|user_end|><|assistant_start|>It is "
+                               "<|python_start|>2+2<|python_end|><|output_start|>4<|output_end|>4.<|assistant_end|><|user_start|>Thanks<|user_end|><|assistant_start|>Bye<|assistant_end|>")
     learned = tok.decode([i for i, m in zip(ids, mask) if m])
     assert learned == "It is <|python_start|>2+2<|python_end|>4.<|assistant_end|>Bye<|assistant_end|>"
     assert [i for i in ids if i >= 1491].count(tok.special("<|assistant_start|>")) == 2, "the user's text wrote a special token"
@@ -244,13 +246,13 @@ def test_save_and_load(tok, tmp_path, docs):
     assert data["merges"][0].split(" ", 2)[:2] == [str(i) for i in tok.merges[0]]
 
 
-@pytest.mark.parametrize("damage", [lambda s: s[:len(s) // 2], lambda s: "", lambda s: "[]", lambda s: s.replace('"merges"', '"merge"'), lambda s: s.replace('"vocab_size": 1500', '"vocab_size": 1501'),
-    lambda s: s.replace('"byte_order": "0 1', '"byte_order": "1 1'), lambda s: s.replace('"pattern": "', '"pattern": "(['), lambda s: s.replace(' "merges": [\n  "', ' "merges": [\n  "9999 ')])
-def test_load_damaged(tok, tmp_path, damage):
+@pytest.mark.parametrize("old, new", [('"merges"', '"merge"'), ('"vocab_size": 1500', '"vocab_size": 1501'), ('"byte_order": "0 1', '"byte_order": "1 1'),
+    ('"pattern": "', '"pattern": "(['), (' "merges": [\n  "', ' "merges": [\n  "9999 '), (None, ""), (None, "[]"), (None, '{"kind": "byte-level')])
+def test_load_damaged(tok, tmp_path, old, new):
     tok.save(tmp_path)
     path = tmp_path / "tokenizer.json"
     before = path.read_text(encoding="utf-8")
-    path.write_text(damage(before), encoding="utf-8")
+    path.write_text(before.replace(old, new) if old else new, encoding="utf-8")
     assert path.read_text(encoding="utf-8") != before
     with pytest.raises(CourseError, match="tokenizer.json"): Tokenizer.load(tmp_path)
 
