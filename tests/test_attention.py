@@ -2,7 +2,7 @@
 import math
 import pytest, torch, torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from nanochat_course.attention import BlockAttention, KVCache, attention, flex_window_attention, naive_attention, rms_norm, rotary, rotary_tables
+from nanochat_course.attention import BlockAttention, KVCache, attention, naive_attention, rms_norm, rotary, rotary_tables, window_blocks
 from nanochat_course.common import CourseError
 
 
@@ -55,6 +55,16 @@ def test_blocks_forward_and_backward(T, block, window):
 def test_backends_agree(backend, T, window):
     q, k, v = random_qkv(1, 2, 1, T, 16)
     torch.testing.assert_close(attention(q, k, v, window, backend), naive_attention(q, k, v, window), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("T", [1, 127, 128, 129, 700, 1024])
+@pytest.mark.parametrize("window", [0, 1, 126, 127, 128, 129, 255, 256, 257, 1024])
+def test_squares_of_a_window(T, window):
+    "The list of squares is the one that PyTorch finds by looking at every score."
+    from torch.nn.attention.flex_attention import create_block_mask
+    want = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j <= window), None, None, T, T, device="cpu")
+    assert torch.equal(window_blocks(T, window).to_dense(), want.to_dense())
+    assert window_blocks(T, window).shape == want.shape
 
 
 def test_full_backend_refuses_a_window():
