@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REF_DEPTH', 'REF_WIDTH', 'REF_BATCH', 'MIN_STEPS', 'SMALL_RUN', 'SMALL_LR_SCALE', 'PEAK_FLOPS', 'parameter_counts',
            'flops_per_token', 'asked', 'horizon', 'batch_law', 'power_of_two', 'batch_plan', 'learning_rates',
-           'lr_multiplier', 'muon_momentum', 'weight_decay_multiplier', 'Schedule', 'model_shape', 'Plan', 'plan',
-           'activation_bytes', 'memory_per_rank', 'peak_flops', 'mfu', 'cost']
+           'lr_multiplier', 'muon_momentum', 'weight_decay_multiplier', 'Schedule', 'check_settings', 'model_shape',
+           'Plan', 'plan', 'activation_bytes', 'memory_per_rank', 'peak_flops', 'mfu', 'cost']
 
 # %% ../nbs/35_scaling.ipynb #d3301b6e
 import math
@@ -185,7 +185,18 @@ class Schedule:
                     momentum=None if self.momentum_end is None else muon_momentum(step, self.momentum_warmup, self.momentum_start, self.momentum_end),
                     weight_decay=weight_decay_multiplier(step, self.num_iterations) if self.decay_weight_decay else 1.)
 
-# %% ../nbs/35_scaling.ipynb #8d2fbd84
+# %% ../nbs/35_scaling.ipynb #8c451549
+def check_settings(
+    sizes:dict,       # values that must be at least 1
+    ratio:float,      # tokens per scaling parameter
+    warmdown:float,   # share of the run
+):
+    "Refuse what no run can have."
+    for name, v in sizes.items():
+        if v < 1: raise CourseError(f"{name} {v} makes no run: use 1 or more")
+    if not ratio > 0: raise CourseError(f"target_param_data_ratio {ratio:g} gives no tokens to train on: use a positive number, 10.5 for instance")
+    if not 0 <= warmdown <= 1: raise CourseError(f"warmdown_ratio {warmdown:g} is no share of the run: use a number from 0 to 1")
+
 def model_shape(
     depth:int,        # number of blocks
     aspect_ratio:int=64, # width per block
@@ -264,7 +275,7 @@ class Plan:
                  ("tokens", show(self.tokens), "steps x batch"), ("FLOPs", f"{self.flops:.3g}", f"{self.flops_per_token:.3g} per token x tokens")]
         return "\n".join(f"{n:18s} {v:>14s}   {w}" for n, v, w in rows)
 
-# %% ../nbs/35_scaling.ipynb #bb66ea3a
+# %% ../nbs/35_scaling.ipynb #05aae9b7
 def plan(
     depth:int,                 # the dial: number of blocks
     *,                         # every value below may be left out; None or a negative number means "by the rule"
@@ -282,6 +293,8 @@ def plan(
     warmup_steps:int=None, warmdown_ratio:float=0.5, final_lr_frac:float=0., grad_clip:float=1., lr_shape:str="trapezoid", # schedule
 )->Plan:                       # everything, with the rules in `why`
     "Compute a run from its depth."
+    check_settings(dict(sequence_len=sequence_len, vocab_size=vocab_size, world_size=world_size, aspect_ratio=aspect_ratio), target_param_data_ratio, warmdown_ratio)
+    lr_multiplier(0, 1, shape=lr_shape)                                                       # an unknown shape is refused now
     shape, why = model_shape(depth, aspect_ratio, head_dim, n_kv_head)
     scaling = lambda d: parameter_counts(d, d * 64, vocab_size)["scaling"]
     mine = parameter_counts(depth, shape["n_embd"], vocab_size, shape["n_head"], shape["n_kv_head"])["scaling"]

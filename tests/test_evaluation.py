@@ -1,0 +1,294 @@
+"Bits per byte, reference lines, samples and CORE, against slow versions, known answers and published numbers."
+import csv, json, lzma, math, os, random, socket, subprocess, sys, textwrap
+from types import SimpleNamespace
+import pytest, torch, torch.nn.functional as F
+from nanochat_course.common import CourseError, Runtime
+from nanochat_course.evaluation import (builtin_bundle, builtin_tasks, byte_bpb, centered, entropy, evaluate_bpb, evaluate_core, evaluate_task, few_shot,
+                                        load_bundle, reference_lines, render_item, sample_text, sample_texts, score_rows, scored_rows, unigram_bpb, xz_bpb)
+from nanochat_course.gpt import GPT, GPTConfig
+from nanochat_course.tokenizer import train_bpe
+
+RT = Runtime(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tok(): return train_bpe([json.dumps(t["items"]) for t in builtin_tasks().values()] * 2, 400)
+
+
+@pytest.fixture(scope="module")
+def model(tok):
+    torch.manual_seed(0)
+    m = GPT(GPTConfig(sequence_len=256, vocab_size=tok.vocab_size, n_layer=2, n_head=2, n_kv_head=2, n_embd=64)).init_weights()
+    for p in m.parameters(): p.data += 0.05 * torch.randn_like(p)               # so that attention matters
+    return m
+
+
+def slow_bpb(model, x, y, token_bytes):
+    logits, bits, count = model(x), 0., 0
+    for b in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            target = int(y[b, t])
+            if target < 0 or int(token_bytes[target]) == 0: continue
+            bits -= F.log_softmax(logits[b, t].double(), -1)[target].item() / math.log(2)
+            count += int(token_bytes[target])
+    return bits / count
+
+
+def batch(tok, rows=4, T=32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(tok.vocab_size, (rows, T + 1), generator=g)
+    x, y = x[:, :-1].contiguous(), x[:, 1:].clone()
+    y[0, :9], y[-1, 13] = -1, tok.bos
+    return x, y
+
+
+def test_bpb_equals_the_slow_version(tok, model):
+    x, y = batch(tok)
+    assert evaluate_bpb(model, [(x, y, {})], 1, tok.token_bytes(), RT) == pytest.approx(slow_bpb(model, x, y, tok.token_bytes()), rel=1e-5)
+
+
+def test_bpb_is_loss_over_ln2_over_bytes(tok, model):
+    ids = torch.tensor(tok.encode("The cat sat on the mat. Return the value." * 4)[:33])[None]
+    x, y = ids[:, :-1], ids[:, 1:]
+    size = tok.token_bytes()[y].sum().item()
+    assert evaluate_bpb(model, [(x, y)], 1, tok.token_bytes(), RT) == pytest.approx(model(x, y).item() * y.numel() / math.log(2) / size, rel=1e-5)
+
+
+def test_bpb_weighs_batches_by_bytes_takes_only_some_and_restores_training(tok, model):
+    a, b = batch(tok, 1), batch(tok, 3, seed=1)
+    b[1][:, 4:] = -1
+    both = torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
+    model.train()
+    assert evaluate_bpb(model, [a, b], 2, tok.token_bytes(), RT) == pytest.approx(slow_bpb(model, *both, tok.token_bytes()), rel=1e-5)
+    assert model.training
+    def endless():
+        while True: yield a
+    assert evaluate_bpb(model, endless(), 3, tok.token_bytes(), RT) == pytest.approx(evaluate_bpb(model, [a], 1, tok.token_bytes(), RT))
+
+
+def test_bpb_without_bytes_is_an_error(tok, model):
+    x, y = batch(tok)
+    with pytest.raises(CourseError, match="no bytes"): evaluate_bpb(model, [(x, torch.full_like(y, -1))], 1, tok.token_bytes(), RT)
+
+
+def test_two_ranks_agree_with_one(tok, tmp_path):
+    "torchrun-like: two gloo processes with batches of different size, and CORE split by item."
+    script = tmp_path / "rank.py"
+    script.write_text(textwrap.dedent("""
+        import json, sys, torch
+        from nanochat_course.common import runtime
+        from nanochat_course.evaluation import builtin_bundle, evaluate_bpb, evaluate_core
+        from nanochat_course.tokenizer import train_bpe
+        class Ramp:                                     # a model whose loss depends on the position
+            def __call__(self, x, y=None, loss_reduction="mean"):
+                if y is not None: return torch.arange(x.numel(), dtype=torch.float).view(x.shape) / 100
+                return torch.cos(torch.arange(x.shape[1] * 300).view(1, -1, 300) * (1 + x[..., None] % 7)).float()
+        tok = train_bpe(["the cat sat on the mat"] * 3, 280)
+        rows = [torch.arange(40).view(2, 20) % 250, torch.arange(60).view(2, 30) % 250]
+        with runtime("cpu", "float32") as rt:
+            mine = [(r, r) for r in rows[rt.rank::rt.world_size]]
+            bpb = evaluate_bpb(Ramp(), mine, 9, tok.token_bytes(), rt)
+            core = evaluate_core(Ramp(), tok, builtin_bundle(sys.argv[1] + str(rt.rank), 7), rt=rt)
+            if rt.is_main: print(json.dumps([bpb, core["accuracy"]]))
+    """))
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    def start(rank, world):
+        env = dict(os.environ, RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+        return subprocess.Popen([sys.executable, str(script), str(tmp_path / f"b{world}_")], env=env, stdout=subprocess.PIPE, text=True)
+    two = [start(r, 2) for r in (0, 1)]
+    double = json.loads(two[0].communicate(timeout=300)[0]); two[1].wait(300)
+    bpb, accuracy = json.loads(start(0, 1).communicate(timeout=300)[0])
+    assert bpb == pytest.approx(double[0]) and accuracy == pytest.approx(double[1])
+
+
+def test_reference_lines(tok):
+    assert byte_bpb(b"abab") == 1 and byte_bpb(bytes(range(256))) == 8 and byte_bpb(b"aaaa") == 0 and entropy([1, 1, 2]) == 1.5
+    data = ("The cat sat on the mat. " * 100).encode()
+    assert xz_bpb(data) == 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data)
+    text = json.dumps(builtin_tasks())
+    ids = tok.encode(text)
+    lines = reference_lines(tok, [tok.bos, *ids, tok.bos])
+    assert lines["unigram bytes"] == pytest.approx(byte_bpb(text.encode())) and lines["xz -9e"] == xz_bpb(text.encode())
+    probability = {i: ids.count(i) / len(ids) for i in set(ids)}
+    assert lines["unigram tokens"] == pytest.approx(-sum(math.log2(probability[i]) for i in ids) / len(text.encode()))
+    with pytest.raises(CourseError): xz_bpb(b"")
+    with pytest.raises(CourseError): unigram_bpb([tok.bos], tok.token_bytes())
+
+
+def test_xz_on_real_documentation(test_data):
+    data = (test_data / "tinyshakespeare" / "input.txt").read_bytes()[:400_000]
+    assert xz_bpb(data) < unigram_bpb(list(data), torch.ones(256)) == pytest.approx(byte_bpb(data))
+
+
+def test_samples(tok, model):
+    greedy = sample_text(model, tok, "The cat", 8)
+    ids = tok.encode("The cat", prepend=tok.bos)
+    for _ in range(8):
+        t = int(model(torch.tensor([ids]))[0, -1].argmax())
+        if t == tok.bos: break
+        ids.append(t)
+    assert greedy == tok.decode(ids[1:]) and greedy.startswith("The cat")
+    draw = lambda seed, **kw: sample_text(model, tok, "The cat", 8, 1., seed=seed, **kw)
+    assert draw(1) == draw(1) and len({draw(s) for s in range(4)}) > 1 and draw(3, top_k=1) == greedy
+    assert isinstance(sample_text(model, tok, "", 4), str) and len(tok.encode(sample_text(model, tok, "x " * 300, 2))) > 256   # longer than the context
+    out = sample_texts(model, tok, ["a", "b"], (0., 0.5), generate=lambda p, n, t, s: f"{p}{n}{t}{s}")
+    assert [o["text"] for o in out] == ["a320.042", "a320.542", "b320.043", "b320.543"]
+
+
+# CORE
+
+def test_prompts():
+    q = dict(query="Q", choices=["x", "y"], gold=1)
+    assert render_item(q, "multiple_choice", [dict(query="A", choices=["1", "2"], gold=0)], "\nAnswer: ") == ["A\nAnswer: 1\n\nQ\nAnswer: x", "A\nAnswer: 1\n\nQ\nAnswer: y"]
+    s = dict(context_options=["a", "b"], continuation="c", gold=0)
+    assert render_item(s, "schema", [s]) == ["a c\n\na c", "a c\n\nb c"]
+    l = dict(context=" in \n", continuation="out")
+    assert render_item(l, "language_modeling", [l], "\nOutput: ") == ["in\nOutput: out\n\nin\nOutput:", "in\nOutput: out\n\nin\nOutput: out"]
+    with pytest.raises(CourseError, match="unknown task type"): render_item(l, "essay")
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 10, 100])
+def test_few_shot_never_holds_the_item(n):
+    items = [dict(query=str(i % 7), choices=["a"], gold=0) for i in range(12)]             # five items stand there twice
+    for i in range(12):
+        shots = few_shot(items, i, n)
+        assert items[i] not in shots and shots == few_shot(items, i, n)
+        assert len(shots) == min(n, 12 - items.count(items[i]))
+    assert few_shot(items[:1], 0, 3) == []
+
+
+def test_few_shot_is_the_published_draw():
+    items = [dict(query=str(i)) for i in range(50)]
+    expected = random.Random(1234 + 7).sample([i for i in range(50) if i != 7], 10)        # nanochat's rule
+    assert [int(s["query"]) for s in few_shot(items, 7, 10)] == expected
+
+
+def test_scored_part(tok):
+    for kind, item in (("multiple_choice", dict(query="3 + 4 =", choices=["7", "11"], gold=0)), ("schema", dict(context_options=["The cat", "The cats"], continuation="is here.", gold=0)),
+                       ("language_modeling", dict(context="Input: dog\nOutput:", continuation="dog"))):
+        for ids, start in scored_rows(tok, item, kind, [], " "):
+            assert ids[0] == tok.bos and 1 <= start < len(ids)
+            tail = tok.decode(ids[start:])
+            assert ({"multiple_choice": item.get("choices"), "schema": ["is here."], "language_modeling": ["dog"]}[kind]) and any(tail.strip() in c or c in tail for c in (item.get("choices") or [item["continuation"]]))
+    long = dict(context="word " * 400, continuation="end")
+    (ids, start), = scored_rows(tok, long, "language_modeling", [], " ", 64)
+    assert len(ids) == 64 and tok.decode(ids[start:]).strip() == "end"
+
+
+def test_right_padding_changes_nothing(tok, model):
+    rows = [(tok.encode("The cat sat on " + "the " * n, prepend=tok.bos), 2) for n in range(1, 9)]
+    together, alone = score_rows(model, rows, RT.device), [score_rows(model, [r], RT.device)[0] for r in rows]
+    assert [t[0] for t in together] == pytest.approx([a[0] for a in alone], rel=1e-4) and [t[1] for t in together] == [a[1] for a in alone]
+    for pad in (0, 5): assert [s[0] for s in score_rows(model, rows, RT.device, pad)] == pytest.approx([t[0] for t in together], rel=1e-4)
+
+
+class Reader:
+    "Knows the continuation of texts it was shown; uniform elsewhere."
+    def __init__(self, texts, tok, strength=20.):
+        self.V, self.strength, self.after = tok.vocab_size, strength, {}
+        for t in texts:
+            ids = tok.encode(t, prepend=tok.bos)
+            for i in range(1, len(ids)): self.after[tuple(ids[:i])] = ids[i]
+    def __call__(self, ids):
+        logits = torch.zeros(*ids.shape, self.V)
+        for b, row in enumerate(ids.tolist()):
+            for t in range(len(row)):
+                n = self.after.get(tuple(row[:t + 1]))
+                if n is not None: logits[b, t, n] = self.strength
+        return logits
+
+
+def prompts(t, option):
+    "For each item the prompt of the option that `option(item, n)` names."
+    for i, item in enumerate(t["items"]):
+        r = render_item(item, t["kind"], few_shot(t["items"], i, t["num_fewshot"]), t["delimiter"])
+        yield r[-1] if t["kind"] == "language_modeling" else r[option(item, len(r))]
+
+
+@pytest.mark.parametrize("label", ["sums", "names", "agreement", "copying"])
+@pytest.mark.parametrize("batch_tokens", [1, 500, 16384])
+def test_a_model_that_knows_the_answers_gets_them_all(tok, label, batch_tokens):
+    t = builtin_tasks(12)[label]
+    run = lambda m, rt=RT: evaluate_task(m, tok, t["items"], t["kind"], t["num_fewshot"], rt, t["delimiter"], batch_tokens=batch_tokens)
+    assert run(Reader(prompts(t, lambda item, n: item["gold"]), tok)) == 1
+    if "gold" in t["items"][0]:
+        assert run(Reader(prompts(t, lambda item, n: (item["gold"] + 1) % n), tok)) == 0
+        half = iter(range(99))
+        assert run(Reader(prompts(t, lambda item, n: (item["gold"] + next(half) % 2) % n), tok)) == 0.5     # every other item wrong
+    else: assert run(Reader([], tok)) == 0
+
+
+def test_ranks_share_the_items(tok):
+    t = builtin_tasks(11)["sums"]
+    m = Reader(prompts(t, lambda item, n: item["gold"]), tok)
+    shares = [evaluate_task(m, tok, t["items"], t["kind"], t["num_fewshot"], SimpleNamespace(rank=r, world_size=3, device=RT.device, all_reduce=lambda x: x)) for r in range(3)]
+    assert sum(shares) == pytest.approx(1) and shares[0] == pytest.approx(4 / 11)
+
+
+def test_a_guessing_model_lands_near_the_baseline(tok):
+    class Noise:
+        def __init__(self): self.g = torch.Generator().manual_seed(0)
+        def __call__(self, ids): return torch.randn(*ids.shape, tok.vocab_size, generator=self.g)
+    t = builtin_tasks(300)["sums"]
+    acc = evaluate_task(Noise(), tok, t["items"], t["kind"], 0, RT)
+    assert abs(acc - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 300)
+
+
+def test_limit_asks_the_first_items_but_draws_from_all(tok):
+    t = builtin_tasks(12)["sums"]
+    m = Reader(list(prompts(t, lambda item, n: item["gold"]))[:3], tok)
+    assert evaluate_task(m, tok, t["items"], t["kind"], t["num_fewshot"], RT, limit=3) == 1
+
+
+def test_bundle_errors(tmp_path, tok, model):
+    with pytest.raises(CourseError, match="no CORE bundle.*eval_bundle"): evaluate_core(model, tok, tmp_path / "none")
+    folder = builtin_bundle(tmp_path / "b", 4)
+    (folder / "eval_data" / "sums.jsonl").unlink()
+    with pytest.raises(CourseError, match="sums.jsonl is missing"): evaluate_core(model, tok, folder)
+    folder = builtin_bundle(tmp_path / "c", 4)
+    (folder / "eval_data" / "sums.jsonl").write_text('{"query": "1 +')
+    with pytest.raises(CourseError, match="sums.jsonl, line 1"): evaluate_core(model, tok, folder)
+    with pytest.raises(CourseError, match="no task"): evaluate_core(model, tok, builtin_bundle(tmp_path / "d", 4), tasks=["nothing"])
+
+
+def test_builtin_core_runs(tmp_path, tok, model):
+    out = evaluate_core(model, tok, builtin_bundle(tmp_path, 6))
+    assert set(out["accuracy"]) == {"sums", "names", "agreement", "copying"} and out["core_metric"] == pytest.approx(sum(out["centered"].values()) / 4)
+    assert builtin_tasks(6) == builtin_tasks(6)
+
+
+# the real bundle
+
+def test_bundle_lists_22_tasks(test_data):
+    tasks = load_bundle(test_data / "eval_bundle")
+    assert len(tasks) == 22 and len({t["label"] for t in tasks}) == 22
+    t = {t["label"]: t for t in tasks}
+    assert t["boolq"]["baseline"] == 62 and t["copa"]["baseline"] == 50 and t["jeopardy"]["num_fewshot"] == 10 and t["jeopardy"]["delimiter"] == "\nAnswer: "
+    assert t["winograd"]["kind"] == "schema" and t["squad"]["kind"] == "language_modeling" and t["copa"]["delimiter"] == " "
+
+
+@pytest.mark.parametrize("name, score", [("gpt2", 0.1139), ("gpt2-medium", 0.1849), ("gpt2-large", 0.2146), ("gpt2-xl", 0.2565)])
+def test_published_scores_follow_from_the_accuracies(test_data, name, score):
+    rows = [[c.strip() for c in r] for r in csv.reader(open(test_data / "eval_bundle" / f"openai-community-{name}.csv"))][1:]
+    baseline = {t["label"]: t["baseline"] for t in load_bundle(test_data / "eval_bundle")}
+    values = [centered(float(acc), baseline[label]) for label, acc, _ in rows if label != "CORE"]
+    assert values == pytest.approx([float(c) for label, _, c in rows if label != "CORE"], abs=2e-6)
+    assert sum(values) / 22 == pytest.approx(float(rows[-1][2]), abs=2e-6) and round(sum(values) / 22, 4) == score
+
+
+def test_every_real_item_makes_rows(test_data, tok):
+    stand_in = dict(hellaswag="hellaswag_converted", squad="squad_sample1000", coqa="coqa_first500")
+    for t in load_bundle(test_data / "eval_bundle"):
+        path = t["path"].with_name(stand_in.get(t["path"].stem, t["path"].stem) + ".jsonl")
+        with open(path, encoding="utf-8") as f: items = [json.loads(line) for _, line in zip(range(40), f)]
+        for i in range(0, len(items), 8):
+            rows = scored_rows(tok, items[i], t["kind"], few_shot(items, i, t["num_fewshot"]), t["delimiter"], 2048)
+            assert len(rows) == {"multiple_choice": len(items[i].get("choices", [])), "schema": len(items[i].get("context_options", [])), "language_modeling": 1}[t["kind"]]
+            assert all(1 <= s < len(r) <= 2048 for r, s in rows)
+
+
+def test_a_reader_of_copa_gets_copa_right(test_data, tok):
+    t = next(t for t in load_bundle(test_data / "eval_bundle") if t["label"] == "copa")
+    items = [json.loads(line) for line in open(t["path"], encoding="utf-8")][:20]
+    m = Reader([render_item(i, t["kind"])[i["gold"]] for i in items], tok)
+    assert evaluate_task(m, tok, items, t["kind"], 0, RT) == 1
