@@ -199,7 +199,7 @@ class Generation:
     def text(self)->str: # what a user sees: without tool calls and stop token
         return "".join(p["text"] for p in self.parts if p["type"] == "text")
 
-# %% ../nbs/52_engine.ipynb #5c6557a3
+# %% ../nbs/52_engine.ipynb #edc5cf37
 def linear_of(
     w:torch.Tensor, # (n, m)
 ):                  # a function (rows, m) -> (rows, n)
@@ -250,7 +250,7 @@ class Decoder:
         D, H, G = cfg.head_dim, cfg.n_head, cfg.n_kv_head
         pos = cache.start(T)                                                       # (T,), or (B, T) for ragged rows
         cos, sin = self.cos[pos], self.sin[pos]                                    # (1, 1, D), or (B, 1, 1, D)
-        x = F.embedding(ids.view(-1), self.embedding)                              # (B·T, C)
+        x = F.embedding(ids.reshape(-1), self.embedding)                            # (B·T, C)
         for layer, (window, qkv, proj, fc, out) in enumerate(self.layers):
             h = qkv(norm(x).to(to)).view(B, T, H + 2*G, D).to(self.wide)
             qk = h[:, :, :H + G]
@@ -297,7 +297,7 @@ def prefill(
     cache.lengths = lengths
     return logits, cache
 
-# %% ../nbs/52_engine.ipynb #b022e75c
+# %% ../nbs/52_engine.ipynb #a054f336
 class Row:
     "One sample in the making."
     def __init__(self, index, prompt, limit, tokenizer):
@@ -376,7 +376,8 @@ class Engine:
             yield alive
             alive = [r for r in alive if not r.stop]
             if not alive: return
-            if 2 * len(alive) <= len(rows):                                        # worth a copy of what stays
+            full = max(len(r.prompt) for r in rows) + t >= cache.max_len           # a row that has ended must not outgrow the cache
+            if full or 2 * len(alive) <= len(rows):                                # worth a copy of what stays
                 keep = torch.tensor([j for j, r in enumerate(rows) if not r.stop], device=device)
                 cache, u = cache.select(keep), None if u is None else u[keep]
                 tokens = [tokens[j] for j in keep.tolist()]

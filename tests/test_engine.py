@@ -1,0 +1,302 @@
+"The engine against the naive forward pass, sampling, streams of text, the tool, the calculator."
+import json, math, re
+from fractions import Fraction
+
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+
+from nanochat_course import engine as E
+from nanochat_course.common import CourseError
+from nanochat_course.engine import (Decoder, Engine, ModelDecoder, TextStream, ToolUse, linear_of, sample, sample_seed, to_parts,
+                                    uniforms, use_calculator)
+from nanochat_course.gpt import GPT, GPTConfig
+from nanochat_course.tokenizer import train_bpe
+
+tok = train_bpe(["The cat sat on the mat. " * 20 + "übergrößte € 日本 🙂 12+34"], 320, num_processes=1)
+PROMPTS = [tok.encode("The cat sat on", prepend=tok.bos), [tok.bos], tok.encode("mat. The cat sat on the mat", prepend=tok.bos)]
+
+
+def make(seed=0, dtype=torch.float32, std=.2, **kw):
+    torch.manual_seed(seed)
+    kw = {**dict(sequence_len=64, vocab_size=tok.vocab_size, n_layer=3, n_head=4, n_kv_head=4, n_embd=64), **kw}
+    model = GPT(GPTConfig(**kw), dtype).init_weights()
+    for p in model.parameters(): torch.nn.init.normal_(p, std=std)
+    return model.eval()
+
+
+@torch.inference_mode()
+def naive(model, prompt, n):
+    "Greedy tokens and their log-probabilities, by reading everything again for each token."
+    ids, logprobs = list(prompt), []
+    for _ in range(n):
+        logits = model(torch.tensor([ids]))[0, -1]
+        ids.append(int(logits.argmax()))
+        logprobs.append(float(logits.log_softmax(-1)[ids[-1]]))
+    return ids[len(prompt):], logprobs
+
+
+def scripted(texts, **kw):
+    "An engine whose model says `texts[i]` in row i, whatever it reads; returns the generations."
+    engine, V = Engine(make(), tok), tok.vocab_size
+    real = E.sample
+    steps = iter(range(1000))
+    def say(logits, u, *args):
+        t = next(steps)
+        assert len(logits) == len(texts)
+        return torch.tensor([text[t] if t < len(text) else tok.special("<|assistant_end|>") for text in texts])
+    E.sample = say
+    try: return engine.generate_batch([[tok.bos]] * len(texts), **kw)
+    finally: E.sample = real
+
+
+@pytest.mark.parametrize("shape", [dict(), dict(n_kv_head=2), dict(n_kv_head=1, window_pattern="SL"), dict(window_pattern="SSSL", n_layer=4),
+                                   dict(sequence_len=37, n_head=2, n_kv_head=2)], ids=str)
+def test_greedy_is_naive(shape):
+    model = make(**shape)
+    room = model.config.sequence_len
+    out = Engine(model, tok).generate_batch(PROMPTS, temperature=0, stop=())
+    for prompt, o in zip(PROMPTS, out):
+        tokens, logprobs = naive(model, prompt, room - len(prompt))
+        assert o.tokens == tokens and o.stop == "context"
+        assert max(abs(a - b) for a, b in zip(o.logprobs, logprobs)) < 1e-4
+    alone = Engine(model, tok).generate_batch(PROMPTS[0], temperature=0, stop=())
+    assert alone[0].tokens == out[0].tokens
+
+
+def test_every_logit_is_naive():
+    model = make(n_kv_head=2, window_pattern="SL")
+    ids = torch.randint(0, tok.vocab_size, (3, 60))
+    want = model(ids)
+    for decoder in (Decoder(model, torch.float32), ModelDecoder(model, torch.float32)):
+        cache = decoder.new_cache(3, 60)
+        got = [decoder.cap(decoder.read(ids[:, :20], cache))] + [decoder.cap(decoder.read(ids[:, t:t+1], cache)) for t in range(20, 60)]
+        assert torch.allclose(torch.stack(got, 1), want[:, 19:], atol=2e-4)
+
+
+def test_bfloat16_is_close():
+    model = make(dtype=torch.bfloat16, std=.1)
+    ids = torch.randint(0, tok.vocab_size, (2, 40))
+    exact = make(std=.1)(ids)[:, -1]
+    decoder = Decoder(model, torch.bfloat16)
+    got = decoder.cap(decoder.read(ids, decoder.new_cache(2, 40)))
+    theirs = (model(ids)[:, -1] - exact).abs().mean()
+    assert (got - exact).abs().mean() <= 1.2 * theirs          # no worse than the model's own bfloat16 pass
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2, 5, 33])
+def test_linear_of(rows, dtype):
+    w, x = torch.randn(48, 64).to(dtype), torch.randn(rows, 64).to(dtype)
+    assert torch.allclose(linear_of(w)(x).float(), x.float() @ w.float().T, atol=1e-4 if dtype == torch.float32 else .2)
+
+
+def test_other_architectures_go_through_the_model():
+    class Later(GPT): pass
+    model = make()
+    model.__class__ = Later
+    assert not Decoder.fits(model)
+    out = Engine(model, tok).generate_batch(PROMPTS, temperature=0, max_tokens=9, stop=())
+    assert [o.tokens for o in out] == [naive(model, p, 9)[0] for p in PROMPTS]
+
+
+def test_a_sample_does_not_depend_on_its_company():
+    engine = Engine(make(), tok)
+    kw = dict(max_tokens=30, temperature=.9, top_k=20)
+    together = engine.generate_batch(PROMPTS, num_samples=3, seed=list(range(9)), **kw)
+    for i, prompt in enumerate(PROMPTS):
+        alone = engine.generate_batch(prompt, num_samples=1, seed=[3*i + 1], **kw)[0]
+        assert alone.tokens == together[3*i + 1].tokens
+    assert [g.tokens for g in engine.generate_batch(PROMPTS, num_samples=3, seed=list(range(9)), batch_size=3, **kw)] == [g.tokens for g in together]
+    assert len({tuple(g.tokens) for g in together[:3]}) > 1
+    longer = engine.generate_batch(PROMPTS[0], seed=[0], **{**kw, "max_tokens": 40})[0]
+    assert longer.tokens[:len(together[0].tokens)] == together[0].tokens
+    assert len({sample_seed(s, i) for s in range(50) for i in range(50)}) == 2500
+
+
+def test_rows_leave_the_batch():
+    "Rows end at different times; those that stay are not disturbed."
+    model = make(std=.15)
+    engine = Engine(model, tok)
+    stop = list(range(0, tok.vocab_size, 12))
+    out = engine.generate_batch([[tok.bos]], num_samples=24, temperature=1., stop=stop, seed=7)
+    assert len({len(o.tokens) for o in out}) > 5
+    for i, o in enumerate(out):
+        assert not set(o.tokens[:-1]) & set(stop) and (o.tokens[-1] in stop or o.stop == "context")
+        assert engine.generate_batch([tok.bos], temperature=1., stop=stop, seed=[sample_seed(7, i)])[0].tokens == o.tokens
+
+
+def test_streaming_and_batch_agree():
+    engine = Engine(make(), tok)
+    rows = [[] for _ in range(4)]
+    for column, masks in engine.generate(PROMPTS[0], num_samples=4, max_tokens=25, seed=5):
+        for row, t, m in zip(rows, column, masks):
+            if t is not None: row.append((t, m))
+    batch = engine.generate_batch(PROMPTS[0], num_samples=4, max_tokens=25, seed=5)
+    assert [list(zip(g.tokens, g.mask)) for g in batch] == rows
+
+
+def test_sampling_follows_the_distribution():
+    logits = torch.tensor([[2., 1., 0., -1., 5.]])
+    n = 40_000
+    u = uniforms(list(range(200)), n // 200).view(-1, 1)
+    for T, k in ((1., None), (.5, None), (2., 3), (1., 1)):
+        got = torch.bincount(sample(logits.expand(n, -1), u, T, k), minlength=5) / n
+        p = (logits[0] / T).clone()
+        if k: p[p < p.topk(k)[0][-1]] = -math.inf
+        p = p.softmax(-1)
+        assert ((got - p).abs() <= 4 * (p * (1 - p) / n).sqrt() + 1e-9).all(), (T, k, got, p)
+    assert sample(logits, torch.tensor([[.3]]), 0.).tolist() == [4]
+
+
+def test_sampling_at_the_edges():
+    logits = torch.full((2, 6), -math.inf)
+    logits[:, 2] = 0.
+    for u in (0., .5, float(uniforms([0], 4).max()), 1 - 2**-20):
+        assert sample(logits, torch.full((2, 1), u), 1.).tolist() == [2, 2]
+    assert sample(torch.tensor([[1., 3., 2.]]), torch.tensor([[.999]]), 1e-12).tolist() == [1]
+    u = uniforms([1, 2], 1000)
+    assert (u >= 0).all() and (u < 1).all() and torch.equal(u[1:], uniforms([2], 1000))
+
+
+def test_log_probabilities_are_at_temperature_one():
+    model = make(std=.1)
+    for g in Engine(model, tok).generate_batch(PROMPTS, num_samples=2, temperature=.5, top_k=5, max_tokens=12, stop=()):
+        logp = model(torch.tensor([g.prompt + g.tokens])).log_softmax(-1)[0]
+        want = [float(logp[len(g.prompt) + i - 1, t]) for i, t in enumerate(g.tokens)]
+        assert max(abs(a - b) for a, b in zip(want, g.logprobs)) < 1e-4
+
+
+def test_weights_are_read_again_after_a_training_step():
+    model = make()
+    engine = Engine(model, tok)
+    engine.generate_batch(PROMPTS[0], temperature=0, max_tokens=3)
+    first = engine.decoder()
+    assert engine.decoder() is first
+    opt = torch.optim.SGD(model.parameters(), lr=.5)
+    model(torch.tensor([PROMPTS[2]]), torch.tensor([PROMPTS[2]])).backward()
+    opt.step()
+    out = engine.generate_batch(PROMPTS[0], temperature=0, max_tokens=20, stop=())[0]
+    assert engine.decoder() is not first and out.tokens == naive(model, PROMPTS[0], 20)[0]
+
+
+def test_the_calculator_answers_in_mid_generation():
+    sp = tok.special
+    call = [*tok.encode("It is "), sp("<|python_start|>"), *tok.encode("12*(3+4)"), sp("<|python_end|>")]
+    answer = [sp("<|output_start|>"), *tok.encode("84"), sp("<|output_end|>")]
+    after = tok.encode(" cats")
+    g = scripted([call + [0] * len(answer) + after])[0]               # what the model samples under the forced tokens is ignored
+    assert g.tokens == call + answer + after + [sp("<|assistant_end|>")]
+    assert g.mask == [1] * len(call) + [0] * len(answer) + [1] * (len(after) + 1)
+    assert all(p == 0 for p, m in zip(g.logprobs, g.mask) if not m) and all(p < 0 for p, m in zip(g.logprobs, g.mask) if m)
+    assert g.parts == [dict(type="text", text="It is "), dict(type="python", text="12*(3+4)"), dict(type="python_output", text="84"),
+                       dict(type="text", text=" cats")]
+    assert g.text == "It is  cats" and g.stop == "assistant_end"
+    talk = dict(messages=[dict(role="user", content="x"), dict(role="assistant", content=g.parts)])
+    ids, mask = tok.render_conversation(talk)
+    assert ids[-len(g.tokens):] == g.tokens and mask[-len(g.tokens):] == g.mask       # training sees what generation makes
+
+
+def test_two_rows_and_a_refused_call():
+    sp = tok.special
+    one = [sp("<|python_start|>"), *tok.encode("9**9**9"), sp("<|python_end|>"), *tok.encode("no")]
+    two = (tok.encode("yes") * 20)[:len(one)]
+    a, b = scripted([one, two])
+    assert a.tokens == one + [sp("<|assistant_end|>")] and set(a.mask) == {1}
+    assert b.text.startswith("yes") and b.mask == [1] * len(b.tokens)
+
+
+@pytest.mark.parametrize("name", ["<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|output_start|>", "<|output_end|>"])
+def test_the_model_cannot_speak_for_others(name):
+    g = scripted([[*tok.encode("hm"), tok.special(name), *tok.encode("1")]])[0]
+    assert g.tokens[-1] == tok.special(name) and g.stop == name.strip("<|>") and g.text == "hm"
+
+
+def test_stops():
+    assert scripted([tok.encode("The cat sat on the mat.")], max_tokens=2)[0].stop == "max_tokens"
+    assert Engine(make(), tok).generate_batch([tok.bos] * 63, temperature=0, stop=())[0].stop == "context"
+
+
+@pytest.mark.parametrize("kw, prompt", [
+    (dict(), []), (dict(), [10**6]), (dict(), [-1]), (dict(), [tok.bos] * 64), (dict(temperature=-1), [tok.bos]), (dict(temperature=math.nan), [tok.bos]),
+    (dict(top_k=-1), [tok.bos]), (dict(max_tokens=0), [tok.bos]), (dict(seed=[1, 2]), [tok.bos])], ids=str)
+def test_mistakes_are_named(kw, prompt):
+    with pytest.raises(CourseError) as e: list(Engine(make(), tok).generate(prompt, **kw))
+    assert "\n" not in str(e.value)
+
+
+# Text at token borders
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, tok.vocab_size - 1), max_size=40))
+def test_text_stream_is_the_text(ids):
+    specials = set(tok.special_ids.values())
+    stream = TextStream(tok)
+    got = "".join([stream.push(t) for t in ids] + [stream.close()])
+    runs, run = [], []
+    for t in [*ids, tok.bos]:
+        if t in specials: runs.append(tok.decode(run)); run = []
+        else: run.append(t)
+    assert got == "".join(runs)
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_text_stream_never_shows_half_a_character(text):
+    stream, shown = TextStream(tok), ""
+    data = text.encode("utf-8", "replace")
+    for b in data:
+        shown += stream.push(b)
+        assert data.decode().startswith(shown)
+    assert shown + stream.close() == data.decode()
+
+
+# The calculator
+
+@pytest.mark.parametrize("expr, want", [
+    ("12*(3+4)", "84"), ("6/2", "3"), ("7/2", "3.5"), ("0.1+0.2", "0.3"), ("1/3", "0.333333333333"), ("-2**2", "-4"), ("(-2)**2", "4"), ("2**-1", "0.5"),
+    ("2**3**2", "512"), ("7//2", "3"), ("-7//2", "-4"), ("-7%3", "2"), ("1,000+1", "1001"), ("1,234,567.5*2", "2469135"), (" 1 + 1 ", "2"), ("--3", "3"),
+    ("5.", "5"), (".5*8", "4"), ("007", "7"), ("0**0", "1"), ("-0.5", "-0.5"), ("0*-1", "0"), ("'strawberry'.count('r')", "3"), ('"aaa".count("aa")', "1"),
+    ("'it, (is)'.count(',')", "1"), ("'abc'.count('')", "4"), ("'日本'.count('本')", "1")])
+def test_calculator(expr, want): assert use_calculator(expr) == want
+
+
+@pytest.mark.parametrize("expr", [
+    "", " ", "1+", "*1", "1 2", "1..2", "1,00", "1,0000", "(1", "1)", "()", "1/0", "1//0", "1%0", "0**-1", "2**0.5", "9**9**9", "9**99", "2**65",
+    "1" * 25, "1+" * 200 + "1", "(" * 20 + "1" + ")" * 20, "-" * 60 + "1", "10**20*10**20*10**20*10**20", "1/10**20", "1e5", "0x10", "1_000", "٣+1", "１+1", "½",
+    "inf", "nan", "NaN+1", "a", "__import__('os')", "'a'*10**9", "'a'.ljust(4000000000).count('b')", "'a'.count('b'*9)", "'a'.count('b').real", "''.join('a')",
+    "'\\x61'.count('a')", "'a'.count(\"b')", "'a' .count('b')", "'a\n'.count('a')", "lambda: 1", "1;2", "1\n+1", "1\x00", "\ud800", "3 if 1 else 2", "[1]", "f'{1}'",
+    None, 7, b"1+1", ["1"]])
+def test_calculator_refuses(expr): assert use_calculator(expr) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.recursive(st.integers(0, 999).map(str), lambda x: st.tuples(x, st.sampled_from(["+", "-", "*", "/", "//", "%"]), x).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
+                    max_leaves=6))
+def test_calculator_is_exact(expr):
+    fractions = re.sub(r"\d+", r"Fraction(\g<0>)", expr)
+    try: want = Fraction(eval(fractions))
+    except ZeroDivisionError: want = None
+    got = use_calculator(expr)
+    if want is None: assert got is None
+    elif got is not None: assert abs(Fraction(got) - want) <= Fraction(1, 2 * 10**12)
+    else: assert abs(want) < Fraction(1, 10**12) or "(" * 8 in expr or len(expr) > 200
+
+
+def test_calculator_agrees_with_gsm8k(test_data):
+    "Annotations like <<48/2=24>> of the training part."
+    pairs = []
+    for line in (test_data / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines():
+        pairs += [a.rpartition("=")[::2] for a in re.findall(r"<<([^>]*)>>", json.loads(line)["answer"])]
+    results = [(e, want, use_calculator(e)) for e, want in pairs]
+    same = sum(got == want or got is not None and re.fullmatch(r"-?[0-9.]+", want) and Fraction(want.rstrip(".")) == Fraction(got) for _, want, got in results)
+    print(f"{same / len(pairs):.4f} of {len(pairs)} annotations, {sum(g is None for *_, g in results)} refused")
+    assert same / len(pairs) > .97
+
+
+def test_tool_use_and_parts():
+    tool = ToolUse(tok)
+    for t in [tok.special("<|python_end|>"), tok.special("<|python_start|>"), *tok.encode("1+1"), tok.special("<|python_start|>"), *tok.encode("2+2")]: tool.push(t)
+    assert not tool.forced
+    tool.push(tok.special("<|python_end|>"))
+    assert list(tool.forced) == [tok.special("<|output_start|>"), *tok.encode("4"), tok.special("<|output_end|>")]
+    assert to_parts(tok, []) == []
