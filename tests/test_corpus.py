@@ -62,6 +62,18 @@ def test_deduplicate_keeps_the_first():
     a, b = "x " * 60, "y " * 60
     kept = deduplicate([f"f()\n\n{a}", f"g()\n\n{a.upper()}", f"h()\n\n{b}\n\n{a}"])
     assert [d.split("\n")[0] for d in kept] == ["f()", "h()"] and a.strip() not in kept[1]
+    assert len(deduplicate([f"f()\n\n{a}", f"g()\n\n{a}\n\n{b}"])) == 1                                # a seen summary: the rest would describe nothing
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    rng = random.Random(0)
+    write_shard(tmp_path / "s.parquet", ["".join(rng.choices("abcdefgh ", k=400)) for _ in range(50)], 50)
+    good, chunk = (tmp_path / "s.parquet").read_bytes(), pq.read_metadata(tmp_path / "s.parquet").row_group(0).column(0)
+    for _ in range(40):
+        data = bytearray(good)
+        data[rng.randrange(chunk.data_page_offset + 60, chunk.data_page_offset + chunk.total_compressed_size)] ^= 1 << rng.randrange(8)
+        (tmp_path / "s.parquet").write_bytes(data)
+        with pytest.raises(CourseError, match="row group 0"): read_row_group(tmp_path / "s.parquet", 0)
 
 
 # shards
