@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'BaseEvalConfig', 'find_tag', 'Recorder', 'split_bpb', 'base_eval', 'main']
 
-# %% ../nbs/65_base_eval.ipynb #56fd3ed1
+# %% ../nbs/65_base_eval.ipynb #6ed812c6
 import tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from .dataloader import DataLoader
 from .evaluation import builtin_bundle, evaluate_bpb, evaluate_core, reference_lines, sample_texts
 from .common import corpus_dir
 
-# %% ../nbs/65_base_eval.ipynb #0645934c
+# %% ../nbs/65_base_eval.ipynb #8389fa99
 PROMPTS = ("The cat sat on the", "Return the number of", "This function returns", "The capital of France is", "If x is negative, then")
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class BaseEvalConfig:
     device:str=""                  # cpu, cuda, mps; empty: the best there is
     dtype:str=""                   # float32, bfloat16; empty: what the hardware is fast at
 
+# %% ../nbs/65_base_eval.ipynb #707d99ad
 def find_tag(
     tag:str, # as given, may be empty
 )->str:      # an existing folder's name
@@ -60,6 +61,7 @@ def split_bpb(model, tokenizer, config, rt, split, rows):
     bpb = evaluate_bpb(model, seen, max(1, tokens // (rows * T * rt.world_size)), tokenizer.token_bytes(), rt)
     return bpb, seen.ids
 
+# %% ../nbs/65_base_eval.ipynb #3df7c94f
 def base_eval(config:BaseEvalConfig)->dict: # metrics
     "Judge a base model: bits per byte beside reference lines, CORE, samples."
     start, wanted = time.time(), [w for w in config.eval.split(",") if w]
@@ -88,6 +90,7 @@ def base_eval(config:BaseEvalConfig)->dict: # metrics
         save_result("base_eval", config, rt, time.time() - start, metrics=metrics, samples=samples, tables=tables)
         return metrics
 
+# %% ../nbs/65_base_eval.ipynb #752cb8f9
 def main(): run_main(base_eval, BaseEvalConfig)
 
 # %% ../nbs/65_base_eval.ipynb #6b52abdf
