@@ -5,14 +5,14 @@
 Uses the corpus of docstrings (made if missing) and a tokenizer with 4,096 tokens trained on a part of it; batch 8, context 512.
 All rates come from one run on one machine: compare them with each other. "Cut" counts documents that were cut although a row would have held them whole.
 """
-import argparse, itertools, json, os, sys, time
+import argparse, json, sys, time
 from pathlib import Path
 import numpy as np, torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from nanochat_course.common import Runtime, base_dir, machine, write_json
 from nanochat_course.corpus import documents, list_shards, make_corpus
-from nanochat_course.dataloader import DataLoader, Packer, fill_row
+from nanochat_course.dataloader import DataLoader, Packer
 from nanochat_course.tokenizer import train_bpe
 
 B, T = 8, 512

@@ -76,7 +76,7 @@ def clean_docstring(
     while blocks and HEADING.fullmatch(blocks[-1]): blocks.pop()                      # "Examples:" with nothing left under it
     return "\n\n".join(b for b, after in zip(blocks, blocks[1:] + [""]) if not (HEADING.fullmatch(b) and after.endswith(":") and "\n" not in after)).strip()
 
-# %% ../nbs/11_corpus.ipynb #811b698b
+# %% ../nbs/11_corpus.ipynb #1e7cad25
 def show_signature(
     node,           # ast.arguments of a function
     drop_first:bool, # leave out self or cls
@@ -119,11 +119,11 @@ def module_documents(
             name = f"{prefix}.{getattr(child, 'name', '')}"
             if isinstance(child, ast.ClassDef):
                 init = next((f.args for f in child.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-                visit(child, lambda: f"class {name}{show_signature(init, True) if init else ''}", name, True)
+                visit(child, lambda name=name, init=init: f"class {name}{show_signature(init, True) if init else ''}", name, True)
             elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 marks = {getattr(d, "id", getattr(d, "attr", "")) for d in child.decorator_list}
-                call = lambda: "" if marks & {"property", "cached_property"} else show_signature(child.args, in_class and "staticmethod" not in marks)
-                visit(child, lambda: f"{name}{call()}", name)
+                call = lambda child=child, marks=marks: "" if marks & {"property", "cached_property"} else show_signature(child.args, in_class and "staticmethod" not in marks)
+                visit(child, lambda name=name, call=call: f"{name}{call()}", name)
     visit(tree, lambda: f"module {module}", module)
     return documents + (attached_documents(tree) if b"add_docstr(" in source or b"add_newdoc(" in source else [])
 

@@ -221,7 +221,7 @@ class PackedLoader:
             for x, y, state in ahead: yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
         finally: ahead.close()
 
-# %% ../nbs/12_dataloader.ipynb #dd065c01
+# %% ../nbs/12_dataloader.ipynb #1e4b7ec8
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -268,11 +268,11 @@ class DataLoader(PackedLoader):
         "Documents from `position` on: (key, ids, position after it); an epoch ends with (None, None, position)."
         epoch, group, index = position
         while self.epochs is None or epoch < self.epochs:
-            for group in range(group, len(self.groups)):
-                texts = self.read(group)
+            for g in range(group, len(self.groups)):
+                texts = self.read(g)
                 for a in range(index, len(texts), chunk):
                     for i, ids in enumerate(self.encode(texts[a:a + chunk]), a):
-                        yield (epoch, group, i), ids, (epoch, group, i + 1)
+                        yield (epoch, g, i), ids, (epoch, g, i + 1)
                 index = 0
             epoch, group = epoch + 1, 0
             yield None, None, (epoch, 0, 0)
@@ -281,4 +281,4 @@ class DataLoader(PackedLoader):
         "The documents of `keys` again."
         for group, ks in itertools.groupby(keys, lambda k: k[:2]):
             texts, ks = self.read(group[1]), list(ks)
-            for ids in self.encode([texts[k[2]] for k in ks]): yield ids
+            yield from self.encode([texts[k[2]] for k in ks])
