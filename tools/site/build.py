@@ -69,7 +69,7 @@ def output_markdown(o, opts, stem, images):
             width = f' width="{int.from_bytes(raw[16:20], "big") * 10 // 11}"' if suffix == "png" else ""
             alt = html.escape(str(opts.get("fig-alt") or opts.get("fig-cap") or "Figure made by the cell above"), quote=True)
             return f'\n\n<img src="{name}" alt="{alt}"{width} loading="lazy">\n\n'
-    if "application/vnd.jupyter.widget-view+json" in data: return "\n\n::: {.widget}\nInteractive: run the notebook to move the sliders.\n:::\n\n"
+    if "application/vnd.jupyter.widget-view+json" in data: return "\n\n::: {.widget}\nInteractive: run the notebook to try it.\n:::\n\n"
     if "text/html" in data: return "\n\n```{=html}\n<div class=\"table\">" + data["text/html"] + "</div>\n```\n\n"
     if "text/markdown" in data: return "\n\n" + data["text/markdown"] + "\n\n"
     return fence(data.get("text/plain", "").rstrip("\n"), ".output") if data.get("text/plain", "").strip() else ""
