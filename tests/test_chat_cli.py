@@ -124,10 +124,11 @@ def test_terminal(house):
         os.write(fd, b"/top-k 7\r"), expect("top-k 7"), expect("you>")
         os.write(fd, b"\x03"), expect("/quit to leave"), expect("you>")
         os.write(fd, b"/quit\r")
-        for _ in range(300):
+        for _ in range(600):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done: break
-            if select.select([fd], [], [], .1)[0]:
+            time.sleep(.05)
+            if select.select([fd], [], [], 0)[0]:
                 try: os.read(fd, 65536)
                 except OSError: pass
         assert done and os.waitstatus_to_exitcode(status) == 0
