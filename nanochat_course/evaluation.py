@@ -120,16 +120,14 @@ def sample_texts(
     generate = generate or (lambda p, n, t, s: sample_text(model, tokenizer, p, n, t, seed=s))
     return [dict(prompt=p, temperature=t, text=generate(p, max_tokens, t, seed + i)) for i, p in enumerate(prompts) for t in temperatures]
 
-# %% ../nbs/50_evaluation.ipynb #9a880fce
+# %% ../nbs/50_evaluation.ipynb #21d4b463
 def few_shot(
     data:list,      # all items of the task
     index:int,      # the item that is asked
     n:int,          # examples wanted
 )->list:            # n items, or as many as there are
     "Examples for the prompt, the same every time, never the item itself nor a copy of it."
-    others = [i for i in range(len(data)) if i != index]
-    copies = {i for i in others if data[i] == data[index]} if n else set()
-    if copies: others = [i for i in others if i not in copies]
+    others = [i for i, d in enumerate(data) if d != data[index]] if n else []
     return [data[i] for i in random.Random(1234 + index).sample(others, min(n, len(others)))]
 
 def render_item(

@@ -1,0 +1,82 @@
+"The stage: a small checkpoint, judged; bad input in one line."
+import json, os, shutil, subprocess, sys
+from types import SimpleNamespace
+import pytest, torch
+from nanochat_course.base_eval import BaseEvalConfig, Recorder, base_eval, find_tag
+from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
+from nanochat_course.common import CourseError, Runtime, load_result
+from nanochat_course.corpus import make_corpus
+from nanochat_course.dataloader import DataLoader
+from nanochat_course.evaluation import builtin_bundle, builtin_tasks, evaluate_bpb, xz_bpb
+from nanochat_course.gpt import GPT, GPTConfig
+from nanochat_course.tokenizer import train_bpe
+
+RT = Runtime(torch.device("cpu"), torch.float32)
+QUICK = dict(corpus="words", device="cpu", dtype="float32", split_tokens=2048, max_per_task=4, max_tokens=3)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    "A corpus, a tokenizer and two untrained checkpoints, d2 and d10."
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "base"))
+    texts = [f"Return the value number {i} of the list. The cat sat on the mat, {i * 7} times." for i in range(200)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(dict(text=t)) + "\n" for t in texts))
+    make_corpus(tmp_path / "t.jsonl", tmp_path / "base" / "data" / "words", num_shards=2)
+    tok = train_bpe(texts + [json.dumps(builtin_tasks(4))], 320)
+    tok.save(tmp_path / "base" / "tokenizer")
+    torch.manual_seed(0)
+    config = dict(sequence_len=64, vocab_size=tok.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=32)
+    model = GPT(GPTConfig(**config)).init_weights()
+    for tag in ("d2", "d10"): save_checkpoint(checkpoint_dir("base", tag), 1, model, meta=dict(model_config=config, step=1), rt=RT)
+    return SimpleNamespace(path=tmp_path / "base", tok=tok, model=model)
+
+
+def test_verdict(world):
+    metrics = base_eval(BaseEvalConfig(**QUICK))
+    result = load_result("base_eval")
+    assert metrics["model_tag"] == "d10" and result["metrics"] == metrics                       # the deepest, not the last by name
+    assert 0 < metrics["val_bpb"] < 20 and set(result["tables"]["reference"]) == {"unigram bytes", "unigram tokens", "xz -9e"}
+    assert "mini_core" in metrics and "core" not in metrics                                      # the built-in tasks never pass for CORE
+    assert len(result["samples"]) == 10 and all(s["text"].startswith(s["prompt"]) for s in result["samples"])
+    loader = DataLoader(world.tok, world.path / "data" / "words", "val", 8, 64, RT, epochs=1)
+    assert metrics["val_bpb"] == pytest.approx(evaluate_bpb(world.model, loader, 4, world.tok.token_bytes(), RT), rel=1e-4)
+
+
+def test_reference_lines_are_drawn_on_the_same_bytes(world):
+    loader = lambda: DataLoader(world.tok, world.path / "data" / "words", "val", 8, 64, RT, epochs=1)
+    seen = Recorder(loader(), 10**6)
+    evaluate_bpb(world.model, seen, 3, world.tok.token_bytes(), RT)
+    targets = [y for (_, y, *_), _ in zip(loader(), range(3))]
+    ids = [i for y in targets for i in y.flatten().tolist() if i >= 0 and world.tok.token_bytes()[i] > 0]
+    base_eval(BaseEvalConfig(eval="bpb", **{**QUICK, "split_tokens": 3 * 8 * 64}))
+    assert [i for i in seen.ids if world.tok.token_bytes()[i] > 0] == ids
+    assert load_result("base_eval")["tables"]["reference"]["xz -9e"] == pytest.approx(xz_bpb(world.tok.decode_bytes(ids)))
+
+
+def test_a_bundle_in_its_place_is_used_and_named_core(world):
+    builtin_bundle(world.path / "eval_bundle", 4)
+    assert "core" in base_eval(BaseEvalConfig(eval="core", **QUICK))
+    shutil.rmtree(world.path / "eval_bundle")
+    with pytest.raises(CourseError, match="no CORE bundle"): base_eval(BaseEvalConfig(eval="core", core_bundle=str(world.path / "none"), **QUICK))
+
+
+def test_parts(world):
+    assert set(base_eval(BaseEvalConfig(eval="sample", **QUICK))) == {"model_tag", "step"}
+    assert "val_bpb" in base_eval(BaseEvalConfig(eval="bpb,sample", model_tag="d2", **QUICK))
+
+
+def test_bad_input(world, monkeypatch, tmp_path):
+    for kwargs, text in ((dict(eval="essay"), "cannot evaluate essay"), (dict(model_tag="d99"), "no checkpoint"), (dict(step=77), "does not exist"), (dict(corpus="nowhere"), "no corpus")):
+        with pytest.raises(CourseError, match=text): base_eval(BaseEvalConfig(**{**QUICK, **kwargs}))
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "empty"))
+    with pytest.raises(CourseError, match="base_train"): find_tag("")
+
+
+def test_command_line(world):
+    run = lambda *a: subprocess.run([sys.executable, "-m", "nanochat_course.base_eval", "--device", "cpu", "--dtype", "float32", *a], capture_output=True, text=True, timeout=300,
+                                    env=dict(os.environ, OMP_NUM_THREADS="1"))
+    bad = run("--model-tag", "d99")
+    assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1
+    good = run("--corpus", "words", "--split-tokens", "1024", "--eval", "bpb")
+    assert good.returncode == 0, good.stderr
+    assert "bits per byte" in good.stdout + good.stderr
