@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from .common import CourseError, Runtime
 
-# %% ../nbs/40_precision.ipynb #821bee91
+# %% ../nbs/40_precision.ipynb #d1c85c3f
 def fp8_reason(
     device:torch.device, # where the matrix products run
 )->str:                  # empty if it can
@@ -24,7 +24,7 @@ def fp8_reason(
 def fp8_worthwhile(
     module:torch.nn.Module, # a candidate
     name:str,               # its dotted name
-    min_size:int=512,       # smaller layers cost more to cast than they gain
+    min_size:int=1024,      # layers with a smaller side cost more to cast than they gain
 )->bool:                    # True for a linear layer to be converted
     "Is this a linear layer that gains from 8 bits?"
     return (isinstance(module, torch.nn.Linear) and module.in_features % 16 == 0 and module.out_features % 16 == 0
@@ -35,25 +35,26 @@ def convert_to_fp8(
     rt:Runtime,              # its device must be able to
     *,
     recipe:str="tensorwise", # one scale per tensor; "rowwise": one per row, more exact and slower
-    min_size:int=512,        # smaller layers are left alone
-    emulate:bool=False,      # do the rounding without the hardware: slow, for tests and figures
+    min_size:int=1024,       # layers with a smaller side are left alone
+    emulate:bool=False,      # round as the hardware would, without it: slow, for tests and figures
 )->list[str]:                # names of the converted layers
-    "Let torchao do the matrix products of the large linear layers in 8 bits; weights and their names stay."
+    "Let torchao do the matrix products of the large linear layers in 8 bits; weights and their names stay as they are."
     if recipe not in ("tensorwise", "rowwise"): raise CourseError(f"unknown FP8 recipe {recipe!r}: use tensorwise or rowwise")
     if not emulate and (reason := fp8_reason(rt.device)): raise CourseError(f"FP8 was asked for, but {reason}: leave --fp8 out")
-    logging.getLogger("torchao").setLevel(logging.ERROR)                       # it warns about kernels that are not used here
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    logging.disable(logging.WARNING)                                           # importing it warns of kernels that are not used here
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training  # slow, and seldom needed
+    logging.disable(logging.NOTSET)
     config = replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate)
     names = [n for n, m in model.named_modules() if fp8_worthwhile(m, n, min_size)]
     convert_to_float8_training(model, config=config, module_filter_fn=lambda m, n: n in names)
     return names
 
-# %% ../nbs/40_precision.ipynb #3810f44b
+# %% ../nbs/40_precision.ipynb #6341c410
 def compile_model(
-    model:torch.nn.Module, # static shapes are assumed
+    model:torch.nn.Module, # batches of one shape are assumed
     rt:Runtime,            # decides in mode "auto"
     mode:str="auto",       # "auto": on a GPU only; "on"; "off"
-)->torch.nn.Module:        # the model, wrapped or as it was; parameters are shared
+)->torch.nn.Module:        # the model, wrapped or as it was; the parameters are the same ones
     "Compile the model where that pays."
     if mode not in ("auto", "on", "off"): raise CourseError(f"unknown compile mode {mode!r}: use auto, on or off")
     if mode == "off" or (mode == "auto" and rt.device.type != "cuda"): return model

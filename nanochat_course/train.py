@@ -73,7 +73,7 @@ def stop_signals():
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../nbs/42_train.ipynb #08b00dbd
+# %% ../nbs/42_train.ipynb #370f04bd
 def in_notebook()->bool:
     "Are we in a Jupyter kernel?"
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -98,7 +98,7 @@ class Progress:
         if in_notebook():
             from IPython.display import display
             self.display, self.every = display(Line(f"{desc}: starting"), display_id=True), 0.2
-        elif sys.stdout.isatty(): self.bar = tqdm(total=total, initial=start, desc=desc, file=sys.stdout, dynamic_ncols=True, unit="step",
+        elif sys.stdout.isatty(): self.bar = tqdm(total=total, initial=start, desc=desc, file=sys.stdout, ncols=shutil.get_terminal_size((100, 24)).columns,
                                                   bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}")
 
     def update(self,
@@ -165,7 +165,7 @@ class Batches:
         "Let the loader end its threads."
         if hasattr(self.it, "close"): self.it.close()
 
-# %% ../nbs/42_train.ipynb #26cde7e2
+# %% ../nbs/42_train.ipynb #04485251
 @dataclass(frozen=True)
 class LoopConfig:
     "How long and how often; 0 or less turns an interval off."
@@ -180,7 +180,7 @@ class LoopConfig:
     prefetch:bool=True          # fetch the next batch while the backward pass runs
     collect_every:int=1000      # collect Python's garbage every so many steps
     stop_at:int=0               # save and stop after so many steps, to go on later
-    smoothing:float=0.95        # of the loss that is shown
+    smoothing:float=0.9         # of the loss that is shown
 
 def forward_backward(
     model:torch.nn.Module, # gradients are added up in its parameters

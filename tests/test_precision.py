@@ -1,0 +1,74 @@
+"Eight bits, by emulation, and the decision to compile."
+import copy
+import pytest, torch
+from nanochat_course.checkpoint import load_checkpoint, restore, save_checkpoint
+from nanochat_course.common import CourseError, Runtime
+from nanochat_course.gpt import GPT, GPTConfig
+from nanochat_course.optim import MuonAdamW, param_groups
+from nanochat_course.precision import compile_model, convert_to_fp8, fp8_reason, fp8_worthwhile
+
+RT = Runtime(torch.device("cpu"), torch.bfloat16)
+
+
+def make():
+    torch.manual_seed(0)
+    return GPT(GPTConfig(sequence_len=16, vocab_size=300, n_layer=2, n_head=4, n_kv_head=1, n_embd=64), torch.bfloat16).init_weights()
+
+
+def batch(n=0):
+    x = torch.randint(0, 300, (4, 17), generator=torch.Generator().manual_seed(n))
+    return x[:, :-1], x[:, 1:]
+
+
+def test_only_large_layers_and_never_the_head():
+    model = make()
+    names = convert_to_fp8(model, RT, min_size=64, emulate=True)
+    assert names == [f"transformer.h.{i}.{n}" for i in range(2) for n in ("attn.c_q", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")], "k and v have a side of 16"
+    assert [n for n, m in model.named_modules() if type(m).__name__ == "Float8Linear"] == names
+    assert convert_to_fp8(make(), RT, emulate=True) == [], "by default nothing below 1,024"
+    lin = torch.nn.Linear
+    assert fp8_worthwhile(lin(1024, 2048), "a") and not fp8_worthwhile(lin(1024, 2048), "lm_head")
+    assert not fp8_worthwhile(lin(1032, 2048), "a") and not fp8_worthwhile(lin(2048, 1032), "a") and not fp8_worthwhile(torch.nn.Embedding(2048, 2048), "a")
+
+
+@pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
+def test_gradients_are_near_and_weights_are_the_same_objects(recipe):
+    model, low = make(), make()
+    before = dict(low.named_parameters())
+    convert_to_fp8(low, RT, min_size=16, recipe=recipe, emulate=True)
+    after = dict(low.named_parameters())
+    assert before.keys() == after.keys() and all(before[k] is after[k] for k in before)
+    for m in (model, low):
+        optimizer = MuonAdamW(param_groups(m))
+        for n in range(3): m(*batch(n)).backward(); optimizer.step(); optimizer.zero_grad()
+    a, b = model(*batch(9)), low(*batch(9))
+    assert a != b and abs(a - b) < 0.05, "rounded, but not wrong"
+    low.zero_grad(); low(*batch(9)).backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in low.parameters())
+
+
+def test_a_checkpoint_does_not_notice(tmp_path):
+    low, plain = make(), make()
+    convert_to_fp8(low, RT, min_size=16, emulate=True)
+    with torch.no_grad(): low.lm_head.weight.fill_(0.5)
+    save_checkpoint(tmp_path, 1, low, meta={}, rt=RT)
+    restore(load_checkpoint(tmp_path), plain)
+    assert plain.lm_head.weight.eq(0.5).all()
+
+
+def test_errors_are_one_line(monkeypatch):
+    with pytest.raises(CourseError, match="no 8-bit matrix product"): convert_to_fp8(make(), RT)
+    with pytest.raises(CourseError, match="unknown FP8 recipe"): convert_to_fp8(make(), RT, recipe="rows", emulate=True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda d: "A100")
+    assert "A100 is older" in fp8_reason(torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: (9, 0))
+    assert fp8_reason(torch.device("cuda", 0)) == ""
+
+
+def test_compile_decides_by_device():
+    model = make()
+    gpu = Runtime(torch.device("cuda", 0), torch.bfloat16)
+    assert compile_model(model, RT) is model and compile_model(model, gpu, "off") is model
+    for wrapped in (compile_model(model, gpu), compile_model(model, RT, "on")): assert wrapped._orig_mod is model
+    with pytest.raises(CourseError, match="unknown compile mode"): compile_model(model, RT, "yes")
