@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from .common import run_main, runtime
 from .mid_train import MidTrainConfig, train_on_conversations
 
-# %% ../nbs/63_chat_sft.ipynb #2c0d8c65
+# %% ../nbs/63_chat_sft.ipynb #20dd896f
 @dataclass(frozen=True)
 class ChatSFTConfig(MidTrainConfig):
     "Supervised fine-tuning: the assistant's tokens only, one epoch; flags as in midtraining, with other defaults."
     init_lr_frac:float=0.8       # all learning rates, as a share of midtraining's
     warmdown_ratio:float=0.7     # share of the steps in which they fall
-    identity_epochs:float=2      # epochs of each task
-    docstring_epochs:float=3
-    spelling_epochs:float=2
-    lettercount_epochs:float=0.5
-    sums_epochs:float=1
-    wordproblems_epochs:float=0.5
+    identity_epochs:float=1.5    # epochs of each task
+    docstring_epochs:float=2
+    spelling_epochs:float=1
+    lettercount_epochs:float=0.1
+    sums_epochs:float=2
+    wordproblems_epochs:float=0.15
     documents:int=0              # documents of the corpus among the conversations
 
 # %% ../nbs/63_chat_sft.ipynb #258b9f7e

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['STORY_NAMES', 'STORY_THINGS', 'STORY_STEPS', 'TAUGHT', 'ASSISTANT', 'IDENTITY', 'TASKS', 'chat', 'visible_text',
-           'normalise', 'last_number', 'held_out', 'Task', 'known_words', 'SpellingTask', 'LetterCountTask', 'SumsTask',
-           'gsm_parts', 'gsm_answer', 'GSM8KTask', 'story_keys', 'make_story', 'WordProblemsTask', 'first_sentence',
-           'taught_functions', 'DocstringTask', 'IdentityTask', 'DocumentTask', 'TaskMixture', 'make_task',
-           'ConversationLoader']
+           'normalise', 'last_number', 'held_out', 'Task', 'known_words', 'practice_words', 'SpellingTask',
+           'LetterCountTask', 'SumsTask', 'gsm_parts', 'gsm_answer', 'GSM8KTask', 'story_keys', 'make_story',
+           'WordProblemsTask', 'first_sentence', 'taught_functions', 'DocstringTask', 'IdentityTask', 'DocumentTask',
+           'TaskMixture', 'make_task', 'ConversationLoader']
 
-# %% ../nbs/51_tasks.ipynb #8f88767d
+# %% ../nbs/51_tasks.ipynb #f1620b69
 import builtins, inspect, importlib, json, random, re, sysconfig, zlib
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-import torch
+import numpy as np, torch
 from .common import CourseError, Runtime
-from .dataloader import pack_rows
+from .dataloader import Packer, fill_row
 
 # %% ../nbs/51_tasks.ipynb #693b5b24
 def chat(
@@ -104,14 +104,26 @@ def known_words(
     counts = Counter(re.findall(r"(?<![\w.'`\\/-])[a-z]{%d,%d}(?![\w(`'=/-])" % lengths, "\n".join(texts)))
     return tuple(sorted((w for w, n in counts.items() if n >= least), key=lambda w: (-counts[w], w)))
 
-# %% ../nbs/51_tasks.ipynb #29a0dad6
+# %% ../nbs/51_tasks.ipynb #fbf0040e
+@lru_cache
+def practice_words(
+    least:int=3,         # how often a word must occur
+    lengths:tuple=(3, 12), # shortest and longest, in letters
+)->tuple:                # words, the most frequent first
+    "Words, and the words that names are made of, in the source code of the standard library."
+    lib, counts = Path(sysconfig.get_paths()["stdlib"]), Counter()
+    for file in sorted(lib.glob("*.py")) + sorted(p for p in lib.glob("*/*.py") if p.parent.name not in ("test", "site-packages")):
+        counts.update(re.findall(r"(?<![a-z])[a-z]{%d,%d}(?![a-z])" % lengths, file.read_text(encoding="utf-8", errors="ignore").lower()))
+    return tuple(sorted((w for w, n in counts.items() if n >= least), key=lambda w: (-counts[w], w)))
+
+# %% ../nbs/51_tasks.ipynb #68a3dc80
 class SpellingTask(Task):
     "How is a word spelled? The words of the test part are never spelled in the train part."
     templates = ("Spell {}.", "Spell the word {}.", "How do you spell {}?", "How is {} spelled?", "Please spell {}.", "Can you spell {}?",
                  "What are the letters of {}?", "Write {} letter by letter.")
 
-    def __init__(self, split="train", size=None, words=None): # words: any list; by default those of Python's documentation
-        self.words = list(words or known_words())
+    def __init__(self, split="train", size=None, words=None): # words: any list; by default documentation, and source code to practise
+        self.words = list(words or (known_words() if split == "test" else dict.fromkeys(known_words() + practice_words())))
         super().__init__(split, size)
 
     def make_keys(self): return [w for w in self.words if held_out(w) == (self.split == "test")]
@@ -374,7 +386,7 @@ def make_task(
     if name not in TASKS: raise CourseError(f"unknown task {name!r}: choose from {', '.join(TASKS)}")
     return TASKS[name](split=split, **options)
 
-# %% ../nbs/51_tasks.ipynb #cd52da8a
+# %% ../nbs/51_tasks.ipynb #8f7baa7f
 class ConversationLoader:
     "One epoch of a mixture as packed rows: a factory of batches for `train`. Pads, never crops, and every row has a target."
     def __init__(self,
@@ -390,10 +402,10 @@ class ConversationLoader:
     ):
         if supervise not in ("assistant", "all"): raise CourseError(f"unknown supervise {supervise!r}: use assistant or all")
         self.tokenizer, self.seq_len, self.rt, self.supervise = tokenizer, seq_len, rt, supervise
-        self.cut, self.tokens, self.counts = 0, 0, {}
-        items = (self.render(mixture[i]) for i in range(len(mixture)))
-        self.rows = [tuple(torch.from_numpy(x).int() for x in row) for row in pack_rows(items, seq_len, buffer_size=buffer_size, counts=self.counts)]
+        self.cut = self.left_out = self.tokens = 0
+        self.rows = list(self.pack(mixture, buffer_size))
         random.Random(0).shuffle(self.rows)
+        self.conversations = len(mixture) - self.left_out
         self.resize(batch_size, grad_accum_steps)
 
     def resize(self,
@@ -408,18 +420,25 @@ class ConversationLoader:
             "lower --total-batch-size or the number of processes, or give more conversations")
 
     def render(self, item):
-        "One item as (ids, mask), cut to the length of a row."
+        "One item as (ids, mask), cut to the length of a row; None if nothing in it is taught."
         if "text" in item: ids = self.tokenizer.encode(item["text"], prepend="<|bos|>"); mask = [0] + [1] * (len(ids) - 1)
         else: ids, mask = self.tokenizer.render_conversation(item, max_tokens=self.seq_len + 2)
         self.cut += len(ids) > self.seq_len + 1
         ids, mask = ids[:self.seq_len + 1], mask[:self.seq_len + 1]
-        if any(mask[1:]):
-            self.tokens += len(ids)
-            if self.supervise == "all": mask = [1] * len(ids)
-        return ids, mask
+        if not any(mask[1:]): self.left_out += 1; return None
+        self.tokens += len(ids)
+        return np.array(ids), np.array(mask, bool) | (self.supervise == "all")
 
-    @property
-    def left_out(self)->int: return self.counts["no_target"]
+    def pack(self, mixture, buffer_size):
+        "Best fit: rows as pairs (inputs, targets) of int32 tensors (T,), the conversations of each in random order."
+        packer, rng, items = Packer(self.seq_len + 1), random.Random(0), enumerate(self.render(mixture[i]) for i in range(len(mixture)))
+        while True:
+            while packer.wants(buffer_size) and (item := next(items, None)):
+                if item[1]: packer.add((item[0],), *item[1])
+            if not packer.order: return
+            pieces = packer.row()
+            rng.shuffle(pieces)
+            yield tuple(torch.from_numpy(x).int() for x in fill_row(pieces, self.seq_len + 1))
 
     @property
     def padding(self)->float: return 1 - self.tokens / (len(self.rows) * (self.seq_len + 1))   # share of all positions
