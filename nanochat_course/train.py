@@ -73,7 +73,7 @@ def stop_signals():
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../nbs/42_train.ipynb #370f04bd
+# %% ../nbs/42_train.ipynb #5ee43a2b
 def in_notebook()->bool:
     "Are we in a Jupyter kernel?"
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -98,8 +98,10 @@ class Progress:
         if in_notebook():
             from IPython.display import display
             self.display, self.every = display(Line(f"{desc}: starting"), display_id=True), 0.2
-        elif sys.stdout.isatty(): self.bar = tqdm(total=total, initial=start, desc=desc, file=sys.stdout, ncols=shutil.get_terminal_size((100, 24)).columns,
-                                                  bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}")
+        elif sys.stdout.isatty():
+            width, height = shutil.get_terminal_size((100, 24))          # some terminals do not know their size
+            self.bar = tqdm(total=total, initial=start, desc=desc, file=sys.stdout, ncols=width, nrows=height,
+                            bar_format="{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}")
 
     def update(self,
         step:int,                # steps done
