@@ -94,7 +94,8 @@ def main():
     for dtype in ("float32", "bfloat16"):
         for rows, top_k in CASES:
             v = [get.get((e, dtype, rows, top_k)) for e in ("no cache", "ours", "nanochat")]
-            print(f"{dtype:10}{rows:>5}{top_k or 'all':>7}" + "".join(f"{x:>10,.0f}" if x else f"{'-':>10}" for x in v) + (f"{v[1] / v[2]:>17.2f}" if v[2] else ""))
+            columns = "".join(f"{x:>10,.0f}" if x else f"{'-':>10}" for x in v)
+            print(f"{dtype:10}{rows:>5}{top_k or 'all':>7}" + columns + (f"{v[1] / v[2]:>17.2f}" if v[2] else ""))
     if a.out: Path(a.out).write_text(json.dumps(results, indent=1) + "\n")
 
 

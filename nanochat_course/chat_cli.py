@@ -171,7 +171,7 @@ def find_model(
     if not source and trained("base"): raise CourseError(f"{what}, only a base model, which has not learned to chat: make speedrun trains it on")
     raise CourseError(f"{what}: make speedrun trains one (about ten minutes on a laptop)")
 
-# %% ../nbs/70_chat_cli.ipynb #e2214d07
+# %% ../nbs/70_chat_cli.ipynb #616b3b79
 @dataclass(frozen=True)
 class ChatConfig:
     "Settings of the terminal chat."
@@ -247,7 +247,8 @@ def chat(
     "Talk to the model that was trained best."
     if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(errors="replace")
     if not 0 <= config.temperature <= 10: raise CourseError(f"temperature is {config.temperature}: use 0 to 10")
-    if config.device.split(":")[0] not in ("", "cpu", "cuda", "mps"): raise CourseError(f"unknown device {config.device!r}: use cpu, cuda or mps, or leave it empty")
+    if config.device.split(":")[0] not in ("", "cpu", "cuda", "mps"):
+        raise CourseError(f"unknown device {config.device!r}: use cpu, cuda or mps, or leave it empty")
     if config.top_k < 0 or config.max_tokens < 1: raise CourseError("top-k must be 0 or more, max-tokens 1 or more")
     stage, folder = find_model(config.source, config.model_tag)
     with runtime(config.device, config.dtype) as rt:

@@ -308,7 +308,7 @@ class Row:
         self.tokens, self.mask, self.logprobs, self.stop = [], [], [], None
         self.tool = ToolUse(tokenizer)
 
-# %% ../nbs/52_engine.ipynb #9baf009e
+# %% ../nbs/52_engine.ipynb #5f8a24cb
 class Engine:
     "Generates from a model: prefill, then one token per step for all rows, with the calculator."
     def __init__(self,
@@ -333,7 +333,8 @@ class Engine:
         cfg = self.source.config
         for p in prompts:
             if not p: raise CourseError("an empty prompt: begin with the tokenizer's bos token")
-            if not (0 <= min(p) and max(p) < cfg.vocab_size): raise CourseError(f"a prompt holds token ids outside of 0 to {cfg.vocab_size - 1}: is this the model's tokenizer?")
+            if not (0 <= min(p) and max(p) < cfg.vocab_size):
+                raise CourseError(f"a prompt holds token ids outside of 0 to {cfg.vocab_size - 1}: is this the model's tokenizer?")
             if len(p) >= cfg.sequence_len: raise CourseError(f"a prompt of {len(p)} tokens leaves no room in the context of {cfg.sequence_len}: shorten it")
         if not temperature >= 0: raise CourseError(f"temperature is {temperature}: use 0 (always the most likely token) or more")
         if top_k is not None and top_k < 0: raise CourseError(f"top_k is {top_k}: use 1 or more, or 0 for all tokens")

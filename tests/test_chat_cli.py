@@ -1,13 +1,12 @@
+# ruff: noqa: E501
 "The terminal chat: in a pipe, in a pseudo-terminal, and its parts."
 import errno, io, os, pty, select, signal, subprocess, sys, time
 
 import pytest, torch
 
-from nanochat_course import chat_cli
 from nanochat_course.chat_cli import Chat, Printer, command, converse, find_model, fit, harmless, pieces
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir
-from nanochat_course.engine import Engine
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import train_bpe
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 "The engine against the naive forward pass, sampling, streams of text, the tool, the calculator."
 import json, math, re
 from fractions import Fraction
@@ -37,7 +38,7 @@ def naive(model, prompt, n):
 
 def scripted(texts, **kw):
     "An engine whose model says `texts[i]` in row i, whatever it reads; returns the generations."
-    engine, V = Engine(make(), tok), tok.vocab_size
+    engine = Engine(make(), tok)
     real = E.sample
     steps = iter(range(1000))
     def say(logits, u, *args):

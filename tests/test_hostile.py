@@ -1,5 +1,6 @@
+# ruff: noqa: E501
 "Ten thousand random and hostile strings through the renderer, the calculator and the engine."
-import random, signal, time
+import random, time
 
 import pytest, torch
 
