@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from .common import run_main, runtime
 from .mid_train import MidTrainConfig, train_on_conversations
 
-# %% ../nbs/63_chat_sft.ipynb #20dd896f
+# %% ../nbs/63_chat_sft.ipynb #40c9b665
 @dataclass(frozen=True)
 class ChatSFTConfig(MidTrainConfig):
     "Supervised fine-tuning: the assistant's tokens only, one epoch; flags as in midtraining, with other defaults."
     init_lr_frac:float=0.8       # all learning rates, as a share of midtraining's
     warmdown_ratio:float=0.7     # share of the steps in which they fall
-    identity_epochs:float=1.5    # epochs of each task
+    identity_epochs:float=3      # epochs of each task
     docstring_epochs:float=2
     spelling_epochs:float=1
     lettercount_epochs:float=0.1
-    sums_epochs:float=2
+    sums_epochs:float=6
     wordproblems_epochs:float=0.15
     documents:int=0              # documents of the corpus among the conversations
 

@@ -145,12 +145,12 @@ class LetterCountTask(SpellingTask):
     def grade(self, conversation, completion):
         return last_number(visible_text(completion)) == last_number(self.answer(conversation))
 
-# %% ../nbs/51_tasks.ipynb #7c085fef
+# %% ../nbs/51_tasks.ipynb #80aab83d
 class SumsTask(Task):
     "Small additions and subtractions, no tool; the problems of the test part never occur in the train part."
     templates = ("What is {}?", "{} = ?", "Compute {}.", "How much is {}?")
 
-    def __init__(self, split="train", size=None, largest=50): # largest: of the two numbers
+    def __init__(self, split="train", size=None, largest=20): # largest: of the two numbers
         self.largest = largest
         super().__init__(split, size)
 

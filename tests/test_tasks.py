@@ -169,7 +169,7 @@ def test_rows_hold_whole_conversations_and_always_a_target(tok, supervise):
         fits = [w for w in want if w[0][:len(ids)] == ids or ids[:len(w[0])] == w[0] and not any(ids[len(w[0]):])]
         assert fits, f"torn: {tok.decode(ids)}"
         want.remove(fits[0])
-    assert not want and loader.counts["packed"] == len(m)
+    assert not want and loader.conversations == len(m)
     want = [expected(c) for c in m]
     n = sum(int((y >= 0).sum()) for _, y, _ in batches)
     full = sum(sum(w[1]) for w in want)
@@ -188,7 +188,7 @@ def test_a_conversation_without_a_target_is_left_out_and_counted(tok):
     half = chat("The cat sat.", "The cat sat on the mat. " * 40)
     for supervise in ("assistant", "all"):
         loader = ConversationLoader(tok, [long, half, chat("Who sat?", "The cat.")], 1, 64, CPU, supervise=supervise)
-        assert loader.left_out == 1 and loader.cut == 2 and loader.counts["packed"] == 2
+        assert loader.left_out == 1 and loader.cut == 2 and loader.conversations == 2
         assert all((y >= 0).any(1).all() for _, y, _ in loader())
     with pytest.raises(CourseError, match="rows of conversations"): ConversationLoader(tok, [long], 1, 64, CPU)
 
