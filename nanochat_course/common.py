@@ -75,7 +75,7 @@ class Runtime:
         if self.device.type == "cuda": torch.cuda.synchronize(self.device)
         elif self.device.type == "mps": torch.mps.synchronize()
 
-# %% ../nbs/00_common.ipynb #1e07787f
+# %% ../nbs/00_common.ipynb #2fe61a9e
 @contextmanager
 def runtime(
     device:str="",          # "cpu", "cuda", "mps", or empty to detect
@@ -83,6 +83,7 @@ def runtime(
     timeout_minutes:float=10, # a collective that waits longer than this raises
 ):
     "Start the distributed world if `torchrun` made one, yield a `Runtime`, and end the world again."
+    if device and device.split(":")[0] not in ("cpu", "cuda", "mps"): raise CourseError(f"unknown device {device!r}: use cpu, cuda or mps, or leave it empty")
     dev = torch.device(device) if device else detect_device()
     if dev.type == "cuda" and not torch.cuda.is_available():
         raise CourseError("device cuda asked for, but torch sees no GPU: leave --device empty to use what there is")

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['all_gather', 'reduce_scatter', 'run_ranks', 'toy_gradient', 'drift', 'deal', 'Bucket', 'MatrixBucket', 'RowBucket',
-           'SmallBucket', 'DistMuonAdamW', 'make_optimizer', 'awkward_parameters', 'integer_gradient', 'backward_with',
-           'many_steps', 'one_process', 'largest_difference', 'timeline', 'save_state', 'resume_state']
+           'SmallBucket', 'make_buckets', 'DistMuonAdamW', 'make_optimizer', 'awkward_parameters', 'integer_gradient',
+           'backward_with', 'many_steps', 'one_process', 'largest_difference', 'timeline', 'save_state', 'resume_state']
 
-# %% ../nbs/32_zero2.ipynb #5020af8f
+# %% ../nbs/32_zero2.ipynb #6421375a
 import math, os, socket, time, warnings
-from dataclasses import dataclass
+from datetime import timedelta
 import torch, torch.distributed as dist, torch.multiprocessing as mp
+from fastcore.basics import patch
 from .common import CourseError, Runtime, runtime
 from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, muon_update_
 
@@ -76,20 +77,22 @@ def deal(
         out.append((i, buckets))
     return [b for _, b in sorted(out)]
 
-# %% ../nbs/32_zero2.ipynb #6b882243
-all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+# %% ../nbs/32_zero2.ipynb #2d5561f9
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor       # the same, by its newer name
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 class Bucket:
     "Some parameters whose gradients travel in one collective."
-    def __init__(self, group, params, rt):
-        self.group, self.params, self.rt, self.ready, self.grad = group, params, rt, set(), None
-        self.dtype, self.device = params[0].dtype, params[0].device
+    def __init__(self, group, params, rt, shape): # shape of the buffer; its first dimension is the owner
+        self.group, self.params, self.rt, self.shape, self.ready, self.grad = group, params, rt, shape, set(), None
+        self.nbytes = math.prod(shape) * params[0].element_size()
 
+    def empty(self)->torch.Tensor: return torch.empty(self.shape, dtype=self.params[0].dtype, device=self.params[0].device)
     def complete(self)->bool: return all(id(p) in self.ready for p in self.params if p.requires_grad)
+    def waiting(self)->bool: return any(p.grad is not None for p in self.params)
 
     def take_gradients(self)->torch.Tensor: # (W, …) this rank's gradients, by owner
-        "Copy the gradients into a new buffer and let go of them."
+        "Copy the gradients into a new buffer, zeros where there are none, and let go of them."
         buffer = self.empty().zero_()
         for p, place in zip(self.params, self.places(buffer)):
             if p.grad is not None: place.copy_(p.grad)
@@ -97,258 +100,380 @@ class Bucket:
         self.ready.clear()
         return buffer
 
-    def reduce(self):
-        "Start the sum over ranks; returns the work, its buffers, and how to finish."
+    def reduce(self)->tuple: # work, this rank's part of the sum, the buffer
+        "Start the sum over ranks."
         buffer = self.take_gradients()
         part = torch.empty_like(buffer[0])
-        return reduce_scatter(part, buffer.view(-1, *buffer.shape[2:]) if buffer.ndim > 1 else buffer, async_op=True), part, buffer
+        return reduce_scatter(part.view(-1), buffer.view(-1), async_op=True), part, buffer
 
     def add(self, part):
         "Add a sum that has arrived to what earlier backward passes left."
-        part /= self.rt.world_size
         self.grad = part if self.grad is None else self.grad.add_(part)
 
-    def gather(self):
+    def gather(self)->tuple: # work, this rank's part of the weights, the buffer
         "Start collecting the new weights from their owners."
         buffer = self.empty()
-        mine = torch.zeros_like(buffer[0])
-        self.mine(mine)
-        return all_gather(buffer.view(-1, *buffer.shape[2:]), mine, async_op=True), mine, buffer
+        part = torch.zeros_like(buffer[0])
+        self.copy_own(part)
+        return all_gather(buffer.view(-1), part.view(-1), async_op=True), part, buffer
 
     def receive(self, buffer):
         "Copy the collected weights into the parameters."
         for p, place in zip(self.params, self.places(buffer)): p.copy_(place)
 
-    def sent(self)->int: # by a ring: each rank passes W-1 parts on
+    def sent(self)->int: # by a ring: W-1 of W parts are passed on
         "Bytes that one rank sends in one collective of this bucket."
-        n = self.empty().numel() * self.params[0].element_size()
-        return n * (self.rt.world_size - 1) // self.rt.world_size
+        return self.nbytes * (self.rt.world_size - 1) // self.rt.world_size
 
 class MatrixBucket(Bucket):
     "Up to W matrices of one shape, each owned whole by one rank."
     def __init__(self, group, params, rt, owners): # owners: the rank of each parameter
-        super().__init__(group, params, rt)
-        self.owners = owners
-        self.own = [p for p, r in zip(params, owners) if r == rt.rank]
+        super().__init__(group, params, rt, (rt.world_size, *params[0].shape))
+        self.owners, self.own = owners, [p for p, r in zip(params, owners) if r == rt.rank]
 
-    def empty(self): return torch.empty(self.rt.world_size, *self.params[0].shape, dtype=self.dtype, device=self.device)
-    def places(self, buffer): return [buffer[r] for r in self.owners]
-    def mine(self, out):
+    def places(self, buffer)->list: return [buffer[r] for r in self.owners]
+    def copy_own(self, out):
         for p in self.own: out.copy_(p)
 
 class RowBucket(Bucket):
-    "One tensor, its rows divided evenly; the last ranks may have fewer."
+    "One tensor, its rows divided evenly; the last ranks may have fewer, or none."
     def __init__(self, group, params, rt):
-        super().__init__(group, params, rt)
-        self.p, self.rows = params[0], -(-params[0].shape[0] // rt.world_size)
-        self.slice = slice(min(rt.rank * self.rows, len(self.p)), min((rt.rank + 1) * self.rows, len(self.p)))
+        n, rows = len(params[0]), -(-len(params[0]) // rt.world_size)
+        super().__init__(group, params, rt, (rt.world_size, rows, *params[0].shape[1:]))
+        self.p, self.slice = params[0], slice(min(rt.rank * rows, n), min((rt.rank + 1) * rows, n))
+        self.rows = self.slice.stop - self.slice.start                          # really owned
 
-    def empty(self): return torch.empty(self.rt.world_size, self.rows, *self.p.shape[1:], dtype=self.dtype, device=self.device)
-    def places(self, buffer): return [buffer.view(-1, *self.p.shape[1:])[:len(self.p)]]
-    def mine(self, out): out[:self.slice.stop - self.slice.start] = self.p[self.slice]
+    def places(self, buffer)->list: return [buffer.flatten(0, 1)[:len(self.p)]]
+    def copy_own(self, out): out[:self.rows] = self.p[self.slice]
 
 class SmallBucket(Bucket):
     "Small tensors, replicated: every rank keeps all of them and makes the same update."
-    def empty(self): return torch.empty(sum(p.numel() for p in self.params), dtype=self.dtype, device=self.device)
-    def places(self, buffer): return [b.view_as(p) for b, p in zip(buffer.split([p.numel() for p in self.params]), self.params)]
-    def reduce(self):
+    def __init__(self, group, params, rt): super().__init__(group, params, rt, (sum(p.numel() for p in params),))
+
+    def places(self, buffer)->list: return [b.view_as(p) for b, p in zip(buffer.split([p.numel() for p in self.params]), self.params)]
+    def sent(self)->int: return 2 * super().sent()
+    def reduce(self)->tuple:
         buffer = self.take_gradients()
         return dist.all_reduce(buffer, async_op=True), buffer, buffer
-    def sent(self)->int: return 2 * self.empty().numel() * self.params[0].element_size() * (self.rt.world_size - 1) // self.rt.world_size
 
-# %% ../nbs/32_zero2.ipynb #d5b10bd6
+# %% ../nbs/32_zero2.ipynb #c0ecaa02
+def make_buckets(
+    groups:list,  # parameter groups
+    rt:Runtime,   # rank and world
+    small:int,    # AdamW tensors of fewer numbers are replicated
+)->list:          # the same on every rank; about in the order in which the backward pass comes to them
+    "Put all parameters that train into buckets."
+    live = lambda g: [p for p in g["params"] if p.requires_grad]
+    muon, buckets = [g for g in groups if g["kind"] == "muon" and live(g)], []
+    work = lambda p: float(min(p.shape)**2 * max(p.shape))                     # of Newton-Schulz
+    for g, rounds in zip(muon, deal([len(live(g)) for g in muon], [work(live(g)[0]) for g in muon], rt.world_size)):
+        for owners in rounds:
+            pairs = [(live(g)[m], r) for r, m in enumerate(owners) if m is not None]
+            buckets.append(MatrixBucket(g, [p for p, _ in pairs], rt, [r for _, r in pairs]))
+    for g in groups:
+        if g["kind"] != "adamw": continue
+        large = [p for p in live(g) if p.ndim and p.numel() >= small]
+        rest = [p for p in live(g) if not (p.ndim and p.numel() >= small)]
+        buckets += [RowBucket(g, [p], rt) for p in large] + ([SmallBucket(g, rest, rt)] if rest else [])
+    late = dict(unembedding=0, matrix=1, embedding=3)
+    depth = lambda b: next(i for i, p in enumerate(b.group["params"]) if p is b.params[0]) / len(b.group["params"])
+    return sorted(buckets, key=lambda b: (late.get(b.group.get("role", "matrix" if b.group["kind"] == "muon" else ""), 2), -depth(b)))
+
+# %% ../nbs/32_zero2.ipynb #e1ef543b
 class DistMuonAdamW(MuonAdamW):
     "MuonAdamW whose gradients and states are divided among the ranks (ZeRO: Rajbhandari et al. 2019, arXiv 1910.02054)."
     def __init__(self,
-        param_groups,         # as for `MuonAdamW`, the same on every rank
-        rt:Runtime=None,      # rank and world; by default those of torch.distributed
-        *, stage:int=2,       # 2: gradients leave during the backward pass; 1: at the step
-        small:int=1024,       # AdamW tensors of fewer numbers are replicated
-        in_flight:int=2,      # collectives of gradients that may be under way during the backward pass
+        param_groups,             # as for `MuonAdamW`, the same on every rank
+        rt:Runtime=None,          # rank and world; by default those of torch.distributed
+        *, stage:int=2,           # 2: gradients leave during the backward pass; 1: at the step
+        small:int=1024,           # AdamW tensors of fewer numbers are replicated
+        in_flight:int=2,          # collectives under way at the same time
+        ledger:bool=False,        # note every collective as (kind, bytes sent, start, end)
+        timeout_minutes:float=10, # a collective that takes longer is an error
     ):
         super().__init__(param_groups)
         if stage not in (1, 2): raise CourseError(f"stage {stage} unknown: 1 reduces at the step, 2 during the backward pass")
         on = dist.is_available() and dist.is_initialized()
-        self.rt = rt or Runtime(torch.device("cpu"), torch.float32, dist.get_rank() if on else 0, 0, dist.get_world_size() if on else 1)
-        self.stage, self.in_flight, self.control = stage, in_flight, None
-        self.flying, self.started, self.reduced, self.updated, self.ledger = [], 0, False, set(), []
-        self.buckets = self.make_buckets(small) if self.rt.distributed else []
-        if not self.rt.distributed: return
-        self.control = dist.new_group(backend="gloo")
+        self.rt = rt or Runtime(self.param_groups[0]["params"][0].device, torch.float32, *((dist.get_rank(), 0, dist.get_world_size()) if on else (0, 0, 1)))
+        self.stage, self.in_flight, self.timeout, self.ledger = stage, in_flight, 60 * timeout_minutes, [] if ledger else None
+        self.flying, self.started, self.reduced, self.arrived, self.updated = [], 0, False, [] if stage == 2 else None, set()
+        if self.rt.distributed: self.connect(small)
+
+    def connect(self, small:int):
+        "Buckets, the ranks' own connection, and a hook at every parameter; every rank calls."
+        self.buckets = make_buckets(self.param_groups, self.rt, small)
         self.bucket_of = {id(p): b for b in self.buckets for p in b.params}
-        self.seen = torch.zeros(len(self.named()))                    # which parameters had a gradient since the last step
         self.number = {id(p): i for i, p in enumerate(self.named().values())}
-        for p in self.named().values():
-            if p.requires_grad: p.register_post_accumulate_grad_hook(self.gradient_ready)
+        self.seen = torch.zeros(len(self.number))                               # which parameters have had a gradient since the last step
+        self.control = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout))
+        self.store = dist.PrefixStore(self.control.group_name, dist.distributed_c10d._get_default_store())
+        if self.stage == 1: return
+        for p in (p for b in self.buckets for p in b.params):
+            if hasattr(p, "zero2_hook"): p.zero2_hook.remove()                  # a parameter belongs to the newest optimizer
+            p.zero2_hook = p.register_post_accumulate_grad_hook(self.gradient_ready)
 
-    def make_buckets(self, small)->list:
-        "Buckets of all groups; the same on every rank."
-        rt, buckets = self.rt, []
-        muon = [g for g in self.param_groups if g["kind"] == "muon"]
-        cost = lambda p: float(min(p.shape)**2 * max(p.shape))
-        dealt = deal([len(g["params"]) for g in muon], [cost(g["params"][0]) for g in muon], rt.world_size)
-        for g, rounds in zip(muon, dealt):
-            for owners in rounds:
-                pairs = [(g["params"][m], r) for r, m in enumerate(owners) if m is not None]
-                buckets.append(MatrixBucket(g, [p for p, _ in pairs], rt, [r for _, r in pairs]))
-        for g in self.param_groups:
-            if g["kind"] != "adamw": continue
-            large = [p for p in g["params"] if p.ndim and p.numel() >= small]
-            buckets += [RowBucket(g, [p], rt) for p in large]
-            rest = [p for p in g["params"] if not (p.ndim and p.numel() >= small)]
-            if rest: buckets.append(SmallBucket(g, rest, rt))
-        return buckets
-
-    # phase 1: gradients leave
     def gradient_ready(self, p):
         "Hook: a gradient is complete; start what is next in the order, as far as it is ready."
+        bucket = self.bucket_of[id(p)]
         self.seen[self.number[id(p)]] = 1
-        self.bucket_of[id(p)].ready.add(id(p))
-        while self.stage == 2 and self.buckets[self.started % len(self.buckets)].complete(): self.start_reduce()
+        bucket.ready.add(id(p))
+        if self.arrived is not None and bucket not in self.arrived and bucket.complete(): self.arrived.append(bucket)
+        while self.buckets[self.started % len(self.buckets)].complete() and self.room(): self.start_reduce()
 
-    def start_reduce(self):
-        "Start the next collective of gradients in the order."
-        bucket = self.buckets[self.started % len(self.buckets)]
-        self.started += 1
-        while len(self.flying) >= self.in_flight: self.finish_reduce()
-        began = time.perf_counter()
-        work, part, buffer = bucket.reduce()
-        self.flying.append((bucket, work, part, buffer, began))
+    def room(self)->bool:
+        "May one more collective start? Never wait for another rank here: that rank may be waiting for this one at the step."
+        while self.flying and (self.flying[0][2].is_completed() or self.rt.device.type != "cpu" and len(self.flying) >= self.in_flight): self.finish_reduce()
+        return len(self.flying) < self.in_flight
 
-    def finish_reduce(self):
-        "Wait for the oldest collective of gradients."
-        bucket, work, part, buffer, began = self.flying.pop(0)
-        self.wait(work)
-        bucket.add(part)
-        self.ledger.append(("reduce", bucket.sent(), began, time.perf_counter()))
-
-    def wait(self, work):
-        "Wait; a rank that has died becomes an error that says so."
-        try: work.wait()
-        except RuntimeError as e:
-            raise CourseError(f"rank {self.rt.rank}: a collective failed, so another process has died or hangs ({str(e).splitlines()[0][:160]}); "
-                              "start the run again, it goes on from its last checkpoint") from None
-
-    def reduce_gradients(self):
-        "Bring all gradients to their owners, on all ranks; does nothing the second time before a step."
-        if self.reduced or not self.rt.distributed: return
-        for p in self.named().values():
-            if p.grad is not None: self.seen[self.number[id(p)]] = 1   # set by hand, not by a backward pass
-        agreed = torch.cat([self.seen, torch.tensor([float(-(-self.started // len(self.buckets)))])])
-        self.wait(dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self.control, async_op=True))
-        rounds = max(1, int(agreed[-1]))
-        if any(p.grad is not None for p in self.named().values()) and self.started == rounds * len(self.buckets): rounds += 1
-        again = torch.tensor([float(rounds)])
-        self.wait(dist.all_reduce(again, op=dist.ReduceOp.MAX, group=self.control, async_op=True))
-        while self.started < int(again) * len(self.buckets): self.start_reduce()
-        while self.flying: self.finish_reduce()
-        self.has_gradient = {id(p): bool(agreed[i]) for i, p in enumerate(self.named().values())}
-        self.reduced = True
-
-    @torch.no_grad()
-    def clip_grad_norm_(self,
-        max_norm:float,    # longest global gradient allowed
-    )->torch.Tensor:       # the norm before, the same on all ranks
-        "Scale all gradients together; every number is counted once, by its owner."
-        if not self.rt.distributed: return torch.nn.utils.clip_grad_norm_(list(self.named().values()), max_norm)
-        self.reduce_gradients()
-        mine = [b.grad for b in self.buckets if not isinstance(b, SmallBucket) or self.rt.is_main]
-        norm = self.rt.all_reduce(sum((g.float().square().sum() for g in mine), torch.zeros((), device=self.buckets[0].device))).sqrt()
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.)
-        for b in self.buckets: b.grad *= scale
-        return norm
-
-    # phases 2 and 3: update what is mine, gather the rest
-    @torch.no_grad()
-    def step(self, closure=None):
-        "Reduce what has not been reduced, update this rank's part, collect the others'."
-        if not self.rt.distributed: return super().step(closure)
-        loss = closure() if closure is not None else None
-        self.reduce_gradients()
-        gathers = []
-        for g in self.param_groups:
-            buckets = [b for b in self.buckets if b.group is g and any(self.has_gradient[id(p)] for p in b.params)]
-            (self.update_matrices if g["kind"] == "muon" else self.update_rows)(g, buckets)
-            for b in buckets:
-                if not isinstance(b, SmallBucket): gathers.append((b, time.perf_counter(), *b.gather()))
-        for b, began, work, mine, buffer in gathers:
-            self.wait(work)
-            b.receive(buffer)
-            self.ledger.append(("gather", b.sent(), began, time.perf_counter()))
-        for b in self.buckets: b.grad = None
-        self.updated |= {n for n, p in self.named().items() if self.has_gradient[id(p)]}
+    def forget(self):
+        "Nothing is reduced, nothing was seen: ready for the next backward pass."
+        for b in self.buckets: b.grad = None; b.ready.clear()
         self.started, self.reduced = 0, False
         self.seen.zero_()
-        return loss
 
-    def update_matrices(self, g, buckets):
-        "Muon on all of this rank's matrices of one shape, in one batched call."
-        own = [(p, b.grad) for b in buckets for p in b.own if self.has_gradient[id(p)]]
-        for p, _ in own: self.init_state(p, g)
-        if not own: return
-        params, grads = map(list, zip(*own))
-        second = [self.state[p]["second_moment"] for p in params] if g["beta2"] is not None else None
-        muon_update_(params, grads, [self.state[p]["momentum_buffer"] for p in params], second, **{k: g[k] for k in ("lr", *MUON)})
+# %% ../nbs/32_zero2.ipynb #79a41174
+@patch
+def start_reduce(self:DistMuonAdamW):
+    "Start the next collective of gradients in the order."
+    bucket = self.buckets[self.started % len(self.buckets)]
+    self.started += 1
+    began = time.perf_counter()
+    self.flying.append((bucket, began, *bucket.reduce()))
 
-    def update_rows(self, g, buckets):
-        "AdamW on this rank's rows, and on the replicated small tensors."
-        rows = []
+@patch
+def finish_reduce(self:DistMuonAdamW):
+    "Wait for the oldest collective of gradients."
+    bucket, began, work, part, buffer = self.flying.pop(0)
+    self.wait(work)
+    bucket.add(part)
+    self.note("reduce", bucket, began)
+
+@patch
+def note(self:DistMuonAdamW, kind:str, bucket, began:float):
+    "One line of the ledger."
+    if self.ledger is not None: self.ledger.append((kind, bucket.sent(), began, time.perf_counter()))
+
+@patch
+def agree(self:DistMuonAdamW)->int: # how often every bucket is sent before the step
+    "All ranks learn which parameters have a gradient on any of them, and who has to send most often."
+    for n, p in self.named().items():
+        if p.grad is None: continue
+        if id(p) not in self.bucket_of: raise CourseError(f"{n} has a gradient, but was frozen when the optimizer was made: make the optimizer after unfreezing")
+        self.seen[self.number[id(p)]] = 1                                       # set by hand, or waiting for its turn
+    full, part = divmod(self.started, max(1, len(self.buckets)))
+    need = max((full + (i < part) + b.waiting() for i, b in enumerate(self.buckets)), default=0)
+    agreed = torch.cat([self.seen, torch.tensor([float(need)])])
+    self.wait(dist.all_reduce(agreed, op=dist.ReduceOp.MAX, group=self.control, async_op=True), cpu=True)
+    self.seen = agreed[:-1]
+    return int(agreed[-1])
+
+@patch
+@torch.no_grad()
+def reduce_gradients(self:DistMuonAdamW):
+    "Bring the mean of all gradients to its owners, on all ranks; does nothing the second time before a step."
+    if self.reduced or not self.rt.distributed: return
+    rounds = self.agree()
+    while self.started < rounds * len(self.buckets):
+        while len(self.flying) >= self.in_flight: self.finish_reduce()
+        self.start_reduce()
+    while self.flying: self.finish_reduce()
+    for b in self.buckets:
+        if b.grad is not None: b.grad /= self.rt.world_size
+    self.reduced = True
+
+@patch
+def has_gradient(self:DistMuonAdamW, p)->bool:
+    "After `agree`: does any rank have a gradient for this parameter?"
+    return bool(self.seen[self.number[id(p)]])
+
+@patch
+def learn_order(self:DistMuonAdamW):
+    "Once: all ranks take the order in which rank 0's buckets became complete."
+    order = self.arrived + [b for b in self.buckets if b not in self.arrived]
+    indices = torch.tensor([self.buckets.index(b) for b in order] + [len(self.arrived)])
+    self.wait(dist.broadcast(indices, 0, group=self.control, async_op=True), cpu=True)
+    *indices, arrived = indices.tolist()
+    self.buckets = [self.buckets[i] for i in indices]
+    self.arrived = None if arrived else []                                      # gradients set by hand teach no order
+
+# %% ../nbs/32_zero2.ipynb #0989c5c4
+@patch
+@torch.no_grad()
+def clip_grad_norm_(self:DistMuonAdamW,
+    max_norm:float,    # longest global gradient allowed
+)->torch.Tensor:       # the norm before, the same on all ranks
+    "Scale all gradients together; every number is counted once, by its owner. Every rank calls."
+    if not self.rt.distributed: return torch.nn.utils.clip_grad_norm_(list(self.named().values()), max_norm)
+    self.reduce_gradients()
+    grads = [b.grad for b in self.buckets if b.grad is not None]
+    mine = [b.grad for b in self.buckets if b.grad is not None and (self.rt.is_main or not isinstance(b, SmallBucket))]
+    total = sum((g.float().square().sum() for g in mine), torch.zeros((), device=self.param_groups[0]["params"][0].device))
+    self.wait(dist.all_reduce(total, async_op=True))
+    norm = total.sqrt()
+    if grads: torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.))
+    return norm
+
+# %% ../nbs/32_zero2.ipynb #1d9139a6
+@patch
+@torch.no_grad()
+def step(self:DistMuonAdamW,
+    closure=None,   # computes the loss again, if given
+):                  # the closure's loss
+    "Reduce what has not been reduced, update this rank's part, collect the others'. Every rank calls."
+    if not self.rt.distributed: return MuonAdamW.step(self, closure)
+    loss = None
+    if closure is not None:
+        with torch.enable_grad(): loss = closure()
+    self.reduce_gradients()
+    gathers = []
+    for g in self.param_groups:
+        buckets = [b for b in self.buckets if b.group is g and any(map(self.has_gradient, b.params))]
+        (self.update_matrices if g["kind"] == "muon" else self.update_rows)(g, buckets)
         for b in buckets:
-            if isinstance(b, RowBucket): rows.append((b.p, b.p[b.slice], b.grad[:b.slice.stop - b.slice.start]))
-            else: rows += [(p, p, grad) for p, grad in zip(b.params, b.places(b.grad)) if self.has_gradient[id(p)]]
-        for p, part, _ in rows:
-            if not self.state[p]: self.state[p].update(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(part), exp_avg_sq=torch.zeros_like(part))
-        rows = [(p, part, grad) for p, part, grad in rows if part.numel()]
-        if not rows: return
-        states = [self.state[p] for p, _, _ in rows]
-        adamw_update_([part for _, part, _ in rows], [grad for *_, grad in rows], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states],
-                      [s["step"] for s in states], **{k: g[k] for k in ("lr", *ADAMW)})
+            b.grad = None
+            if isinstance(b, SmallBucket): continue
+            while len(gathers) >= self.in_flight: self.finish_gather(gathers)
+            began = time.perf_counter()
+            gathers.append((b, began, *b.gather()))
+    while gathers: self.finish_gather(gathers)
+    self.updated |= {n for n, p in self.named().items() if self.has_gradient(p)}
+    if self.arrived is not None: self.learn_order()
+    self.forget()
+    return loss
 
-    # the state by name, whole: independent of the number of ranks
-    @torch.no_grad()
-    def state_tensors(self)->dict: # "<parameter name>/<state key>" -> tensor, on rank 0; empty on the others
-        "Collect the whole state on rank 0; every rank must call."
-        if not self.rt.distributed: return super().state_tensors()
-        out, names = {}, {id(p): n for n, p in self.named().items()}
-        for b in self.buckets:
-            for p in b.params:
-                if names[id(p)] not in self.updated: continue
-                for key, t in self.collect(b, p).items():
-                    if self.rt.is_main: out[f"{names[id(p)]}/{key}"] = t.cpu()
+@patch
+def finish_gather(self:DistMuonAdamW, gathers:list):
+    "Wait for the oldest collective of weights."
+    b, began, work, part, buffer = gathers.pop(0)
+    self.wait(work)
+    b.receive(buffer)
+    self.note("gather", b, began)
+
+@patch
+def update_matrices(self:DistMuonAdamW, g, buckets):
+    "Muon on all of this rank's matrices of one shape, in one batched call."
+    own = [(p, b.grad) for b in buckets for p in b.own if self.has_gradient(p)]
+    for p, _ in own: self.init_state(p, g)
+    if not own: return
+    params, grads = map(list, zip(*own))
+    second = [self.state[p]["second_moment"] for p in params] if g["beta2"] is not None else None
+    muon_update_(params, grads, [self.state[p]["momentum_buffer"] for p in params], second, **{k: g[k] for k in ("lr", *MUON)})
+
+@patch
+def update_rows(self:DistMuonAdamW, g, buckets):
+    "AdamW on this rank's rows, and on the replicated small tensors."
+    rows = []
+    for b in buckets:
+        if isinstance(b, RowBucket): rows.append((b.p, b.p[b.slice], b.grad[:b.rows]))
+        else: rows += [(p, p, grad) for p, grad in zip(b.params, b.places(b.grad)) if self.has_gradient(p)]
+    for p, part, _ in rows:
+        if not self.state[p]: self.state[p].update(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(part), exp_avg_sq=torch.zeros_like(part))
+    rows = [r for r in rows if r[1].numel()]
+    if not rows: return
+    params, parts, grads = map(list, zip(*rows))
+    m, v, steps = ([self.state[p][k] for p in params] for k in ("exp_avg", "exp_avg_sq", "step"))
+    adamw_update_(parts, grads, m, v, steps, **{k: g[k] for k in ("lr", *ADAMW)})
+
+@patch
+def zero_grad(self:DistMuonAdamW,
+    set_to_none:bool=True,  # gradients are always set to None
+):
+    "Throw away all gradients, those included that other ranks already hold. Every rank calls."
+    torch.optim.Optimizer.zero_grad(self)
+    if not self.rt.distributed: return
+    if self.stage == 2: self.reduce_gradients()
+    self.forget()
+
+# %% ../nbs/32_zero2.ipynb #d58e0763
+@patch
+def wait(self:DistMuonAdamW,
+    work,             # of a collective
+    cpu:bool=False,   # is it on the CPU even where the parameters are not?
+):
+    "Wait for a collective; on the CPU, look once a second whether another rank has seen a failure."
+    if not (cpu or self.rt.device.type == "cpu"): return work.wait()            # the device waits, this process goes on
+    end = time.monotonic() + self.timeout
+    while True:
+        try: return work.wait(timedelta(seconds=1))
+        except RuntimeError as e: error = e
+        if work.is_completed():
+            try: return work.wait()
+            except RuntimeError as e: self.name_the_dead(e)
+        if time.monotonic() > end or self.store.check(["failure"]): self.name_the_dead(error)
+
+@patch
+def name_the_dead(self:DistMuonAdamW,
+    error:Exception,    # what the collective said
+    seconds:float=5.,   # for the others to answer
+):
+    "Raise an error that names the ranks that do not answer."
+    missing, end = [r for r in range(self.rt.world_size) if r != self.rt.rank], time.monotonic() + seconds
+    try:
+        self.store.set("failure", str(self.rt.rank))
+        self.store.set(f"alive {self.rt.rank}", "yes")
+        while missing and time.monotonic() < end:
+            missing = [r for r in missing if not self.store.check([f"alive {r}"])]
+            time.sleep(0.05)
+        if self.rt.is_main: time.sleep(1.)                                      # the store may live in this process: let the others read
+    except RuntimeError: missing = [0]                                          # the store went with its keeper
+    who = "rank " + ", ".join(map(str, missing)) + " has died or hangs" if missing else "a connection broke"
+    raise CourseError(f"rank {self.rt.rank} stopped: {who} ({str(error).splitlines()[0][:120]}); start the run again, it goes on from its last checkpoint") from None
+
+# %% ../nbs/32_zero2.ipynb #7214ea74
+@patch
+@torch.no_grad()
+def state_tensors(self:DistMuonAdamW)->dict: # "<parameter name>/<state key>" -> tensor, on rank 0; empty on the others
+    "Collect the whole state on rank 0. Every rank calls."
+    if not self.rt.distributed: return MuonAdamW.state_tensors(self)
+    out = {}
+    for n, p in self.named().items():
+        bucket = self.bucket_of.get(id(p))
+        if bucket is not None and n not in self.updated: continue
+        for key, t in (self.collect(bucket, p) if bucket is not None else self.state.get(p, {})).items():
+            if self.rt.is_main: out[f"{n}/{key}"] = t.cpu()
+    return out
+
+@patch
+def collect(self:DistMuonAdamW, b, p)->dict:
+    "The whole state of one parameter, on every rank."
+    if isinstance(b, SmallBucket): return {k: t.clone() for k, t in self.state[p].items()}
+    if isinstance(b, RowBucket):
+        out = dict(step=self.rt.all_reduce(self.state[p]["step"], "max"))       # a rank without rows does not count steps
+        for key in ("exp_avg", "exp_avg_sq"):
+            whole, part = b.empty(), torch.zeros(b.shape[1:], device=p.device)
+            part[:b.rows] = self.state[p][key]
+            all_gather(whole.view(-1), part.view(-1))
+            out[key] = b.places(whole)[0].clone()
         return out
+    owner = next(r for q, r in zip(b.params, b.owners) if q is p)
+    if owner == self.rt.rank: self.init_state(p, b.group)
+    keys = dict(momentum_buffer=p.shape) | (dict(second_moment=(len(p), 1)) if b.group["beta2"] is not None else {})
+    out = {k: self.state[p][k].clone() if owner == self.rt.rank else torch.empty(shape, device=p.device) for k, shape in keys.items()}
+    for t in out.values(): dist.broadcast(t, owner)
+    return out
 
-    def collect(self, b, p)->dict:
-        "The whole state of one parameter, on every rank."
-        if isinstance(b, SmallBucket): return dict(self.state[p])
-        if isinstance(b, RowBucket):
-            out = dict(step=self.rt.all_reduce(self.state[p]["step"], "max"))
-            for key in ("exp_avg", "exp_avg_sq"):
-                mine, whole = torch.zeros(b.rows, *p.shape[1:], device=p.device), torch.empty(b.rt.world_size * b.rows, *p.shape[1:], device=p.device)
-                mine[:len(self.state[p][key])] = self.state[p][key]
-                all_gather(whole, mine)
-                out[key] = whole[:len(p)].clone()
-            return out
-        owner, out = b.owners[b.params.index(p)] if False else next(r for q, r in zip(b.params, b.owners) if q is p), {}
-        keys = dict(momentum_buffer=p.shape) | (dict(second_moment=(p.shape[0], 1)) if b.group["beta2"] is not None else {})
-        for key, shape in keys.items():
-            out[key] = self.state[p][key].clone() if owner == self.rt.rank else torch.empty(shape, device=p.device)
-            dist.broadcast(out[key], owner)
-        return out
+@patch
+@torch.no_grad()
+def load_state_tensors(self:DistMuonAdamW,
+    tensors:dict,   # the whole state, as `state_tensors` gave it on rank 0; the same on every rank
+):
+    "Take this rank's part of a state that any number of ranks saved."
+    MuonAdamW.load_state_tensors(self, tensors)
+    if not self.rt.distributed: return
+    self.updated = {k.rpartition("/")[0] for k in tensors}
+    for b in self.buckets:
+        for p in b.params:
+            if isinstance(b, MatrixBucket) and not any(p is q for q in b.own): self.state.pop(p, None)
+            elif isinstance(b, RowBucket) and self.state.get(p):
+                for key in ("exp_avg", "exp_avg_sq"): self.state[p][key] = self.state[p][key][b.slice].clone()
 
-    @torch.no_grad()
-    def load_state_tensors(self,
-        tensors:dict,   # the whole state, as `state_tensors` gave it on rank 0; the same on every rank
-    ):
-        "Take this rank's part of a state that any number of ranks saved."
-        super().load_state_tensors(tensors)
-        if not self.rt.distributed: return
-        self.updated = {k.rpartition("/")[0] for k in tensors}
-        for b in self.buckets:
-            for p in b.params:
-                if isinstance(b, MatrixBucket) and not any(p is q for q in b.own): self.state.pop(p, None)
-                elif isinstance(b, RowBucket) and self.state.get(p):
-                    for key in ("exp_avg", "exp_avg_sq"): self.state[p][key] = self.state[p][key][b.slice].clone()
+@patch
+def gradient_bytes(self:DistMuonAdamW)->int:
+    "Bytes of gradients on this rank at this moment: waiting, under way, and its part of the sums."
+    tensors = [p.grad for p in self.named().values()] + [b.grad for b in self.buckets] + [t for *_, part, buffer in self.flying for t in (part, buffer)]
+    return sum({t.data_ptr(): t.nbytes for t in tensors if t is not None and t.numel()}.values())
 
+# %% ../nbs/32_zero2.ipynb #f1c51877
 def make_optimizer(
     groups,       # parameter groups
     rt:Runtime,   # one process or many
@@ -356,11 +481,11 @@ def make_optimizer(
     "The optimizer for this world: sharded where there are several ranks."
     return DistMuonAdamW(groups, rt) if rt.distributed else MuonAdamW(groups)
 
-# %% ../nbs/32_zero2.ipynb #5b7f37cf
+# %% ../nbs/32_zero2.ipynb #b88034a0
 def awkward_parameters(seed:int=0)->list:
     "Parameter groups with few matrices, rows that do not divide, and small tensors."
     g = torch.Generator().manual_seed(seed)
-    make = lambda *shape: torch.nn.Parameter(torch.randn(shape, generator=g))
+    make = lambda *shape: torch.nn.Parameter(torch.randn(*shape, generator=g) if shape else torch.randn((), generator=g))
     return [dict(kind="adamw", params=[make(7, 256), make(64, 32)], names=["embedding", "head"], lr=0.1, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.01),
             dict(kind="adamw", params=[make(5), make(())], names=["scales", "gate"], lr=0.05, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.),
             dict(kind="muon", params=[make(16, 16) for _ in range(3)], names=[f"square{i}" for i in range(3)], lr=0.02, weight_decay=0.1, ns_dtype=torch.float32),
@@ -377,12 +502,12 @@ def backward_with(params:dict, grads:dict):
 
 def many_steps(rt, steps:int=5, stage:int=2, micro:int=1, lose:str="", clip:float=0.)->dict:
     "Run the sharded optimizer on awkward parameters; weights at the end, bytes, and the state's size."
-    opt = DistMuonAdamW(awkward_parameters(), rt, stage=stage)
+    opt = DistMuonAdamW(awkward_parameters(), rt, stage=stage, ledger=True)
     params, peak = opt.named(), 0
     for step in range(steps):
         for m in range(micro):
             backward_with(params, {n: integer_gradient(n, p.shape, rt.rank, step, m) for n, p in params.items() if not (n == lose and rt.rank == 1)})
-            peak = max(peak, sum(p.grad.nbytes for p in params.values() if p.grad is not None) + sum(b.grad.nbytes for b in opt.buckets if b.grad is not None))
+            peak = max(peak, opt.gradient_bytes())
         norm = opt.clip_grad_norm_(clip).item() if clip else 0.
         opt.step()
         opt.zero_grad(set_to_none=True)
@@ -404,12 +529,12 @@ def largest_difference(a:dict, b:dict)->float: # over all weights
     "How far two sets of weights are apart."
     return max(abs(x - y) for n in a for x, y in zip(a[n], b[n]))
 
-# %% ../nbs/32_zero2.ipynb #7ffb6ba4
+# %% ../nbs/32_zero2.ipynb #7ba2cf4a
 def timeline(rt, width:int=192, layers:int=6)->list:
     "Train a small stack of matrices for three steps; the last one's events as (kind, start, end), seconds."
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(width, width) / width**.5) for _ in range(layers)]
-    opt = DistMuonAdamW([dict(kind="muon", params=params, lr=0.01)], rt)
+    opt = DistMuonAdamW([dict(kind="muon", params=params, lr=0.01)], rt, ledger=True)
     for _ in range(3):
         opt.ledger.clear()
         rt.barrier()

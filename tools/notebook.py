@@ -2,7 +2,7 @@
 
     python tools/notebook.py text  NAME ...   write nbs/NAME.ipynb as percent script to .pairs/NAME.py (not in git)
     python tools/notebook.py build NAME ...   .pairs/NAME.py -> nbs/NAME.ipynb, export the module, run, clean
-    python tools/notebook.py draft NAME ...   the same without running (keeps no outputs)
+    python tools/notebook.py draft NAME ...   the same without running; cells that did not change keep their outputs
     python tools/notebook.py run   NAME ...   run nbs/NAME.ipynb in place, so that its stored outputs are new
     python tools/notebook.py check            fail when a notebook is not clean or a module is not what its notebook exports
 """
@@ -58,6 +58,11 @@ def draft(name):
     nb.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     for cell in nb.cells: cell.metadata = {}
     path = NBS / f"{name}.ipynb"
+    if path.exists():
+        import nbformat
+        outputs = {c.source: c.outputs for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"}
+        for c in nb.cells:
+            if c.cell_type == "code": c.outputs = outputs.get(c.source, [])
     write(nb, path)
     export(path)
     clean(path)
