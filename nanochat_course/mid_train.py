@@ -79,7 +79,7 @@ def find_tag(
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/62_mid_train.ipynb #b77aa18a
+# %% ../nbs/62_mid_train.ipynb #31f0f3d6
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -104,11 +104,11 @@ class MidTrainConfig:
     final_lr_frac:float=0.       # what is left of them at the end
     load_optimizer:bool=True     # go on with the optimizer's state of the stage before
     compile:str="auto"           # "on", "off"; "auto": on GPUs only
-    identity_epochs:float=2      # epochs of each task
+    identity_epochs:float=3      # epochs of each task
     docstring_epochs:float=3
     spelling_epochs:float=2
     lettercount_epochs:float=0.2
-    sums_epochs:float=2
+    sums_epochs:float=6
     wordproblems_epochs:float=0.2
     gsm8k_epochs:float=0.
     gsm8k_path:str=""            # folder with GSM8K's train.jsonl and test.jsonl; empty: problems made by code
