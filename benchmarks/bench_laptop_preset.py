@@ -3,10 +3,10 @@
 Pretrains for a share of the preset's tokens, again and again with one value changed, and writes validation bits per byte to
 benchmarks/results/laptop_preset.json. Needs the corpus and the tokenizer of the laptop preset (make speedrun makes them).
 """
-import argparse, os, shutil, subprocess, sys, tempfile, time
+import argparse, os, shutil, subprocess, tempfile, time
 from pathlib import Path
 
-from nanochat_course.common import base_dir, load_result, machine, read_json, write_json
+from nanochat_course.common import base_dir, load_result, machine, write_json
 from nanochat_course.speedrun import PRESETS, command_line, stage_config
 from nanochat_course.base_train import base_plan
 

@@ -3,7 +3,7 @@
 Needs a finished SFT model of the laptop preset under NANOCHAT_COURSE_DIR (make speedrun leaves one). Runs chat_rl with the
 preset's settings once for each seed in a copy of that folder and writes benchmarks/results/rl_sums.json.
 """
-import argparse, json, os, shutil, subprocess, sys, tempfile, time
+import argparse, os, shutil, subprocess, tempfile, time
 from pathlib import Path
 
 from nanochat_course.common import base_dir, load_result, machine, read_log, write_json

@@ -1,8 +1,8 @@
 "Supervised fine-tuning: the assistant's tokens only, whole conversations, one epoch, the optimizer kept warm."
-import math, random, shutil, time
-from dataclasses import asdict, fields, replace
-import pytest, torch
-from test_mid_train import CPU, SMALL, base, kill_at, make_base, same, weights
+import random, shutil, time
+from dataclasses import fields, replace
+import pytest
+from test_mid_train import SMALL, kill_at, same, weights
 from nanochat_course import mid_train as mid_module
 from nanochat_course.chat_sft import ChatSFTConfig, chat_sft
 from nanochat_course.checkpoint import checkpoint_dir, load_checkpoint

@@ -1,13 +1,12 @@
 "Checkpoints: exact, atomic, checksummed, independent of the number of processes."
-import json, os, resource, shutil, signal, subprocess, sys, textwrap, time
+import json, os, resource, signal, subprocess, sys, textwrap, time
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 import pytest, random, torch
 from nanochat_course import checkpoint as C
 from nanochat_course.common import CourseError, Runtime, base_dir, seed_everything
 from nanochat_course.gpt import GPT, GPTConfig
-from nanochat_course.optim import AdamW, MuonAdamW, param_groups
+from nanochat_course.optim import MuonAdamW, param_groups
 from nanochat_course.tokenizer import train_bpe
 
 RT = Runtime(torch.device("cpu"), torch.float32)

@@ -1,15 +1,13 @@
 "Midtraining as a stage: it learns, it goes on exactly where it was killed, and it says what is missing."
-import json, os, random, shutil, signal, subprocess, sys, time
+import os, random, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 import pytest, torch
-from safetensors.torch import load_file
-from nanochat_course import mid_train as mid_module
 from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir, load_result, read_log
 from nanochat_course.gpt import GPT, GPTConfig
-from nanochat_course.mid_train import (MidTrainConfig, chat_plan, chat_samples, find_tag, held_out_loss, mid_train, training_mixture)
+from nanochat_course.mid_train import (MidTrainConfig, chat_plan, find_tag, held_out_loss, mid_train, training_mixture)
 from nanochat_course.optim import MuonAdamW, param_groups
-from nanochat_course.tasks import ConversationLoader, IdentityTask, chat
+from nanochat_course.tasks import ConversationLoader, IdentityTask
 from nanochat_course.tokenizer import train_bpe
 from nanochat_course.train import Loop
 
@@ -60,7 +58,7 @@ def test_it_learns_and_leaves_what_the_next_stage_needs(base):
 
 
 def kill_at(step, monkeypatch):
-    one_step, count = Loop.one_step, [0]
+    one_step = Loop.one_step
     def dying(self, stop):
         if self.state.step == step: raise RuntimeError("killed")
         return one_step(self, stop)

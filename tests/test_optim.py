@@ -1,7 +1,7 @@
 "AdamW, Muon and the hybrid: the same updates as PyTorch's, state by name, slices and stacks to the last bit, wrong groups."
 import copy
 import pytest, torch, torch._dynamo.testing
-from nanochat_course import newton_schulz as ns, optim
+from nanochat_course import optim
 from nanochat_course.common import CourseError
 from nanochat_course.optim import AdamW, Muon, MuonAdamW, adamw_equations_, adamw_update_, muon_update_, param_groups
 
@@ -176,7 +176,7 @@ def test_zero_gradients_do_not_move_muon():
     assert all(torch.equal(p, s) for p, s in zip(P, start))
 
 def test_schedules_reach_the_update():
-    P, Q = twins((8, 8)), None
+    P = twins((8, 8))
     (p,), (q,) = P
     a, b = Muon([p], lr=0.5), Muon([q], lr=0.02)
     a.param_groups[0].update(lr=0.02, momentum=0.8); b.param_groups[0]["momentum"] = 0.8

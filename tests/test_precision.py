@@ -1,5 +1,4 @@
 "Eight bits, by emulation, and the decision to compile."
-import copy
 import pytest, torch
 from nanochat_course.checkpoint import load_checkpoint, restore, save_checkpoint
 from nanochat_course.common import CourseError, Runtime

@@ -1,6 +1,5 @@
 "The plan: laws, overrides, schedules, errors, memory and cost."
 import math
-from dataclasses import replace
 import pytest, torch
 from nanochat_course.common import CourseError
 from nanochat_course.gpt import GPT, GPTConfig

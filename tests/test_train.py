@@ -1,15 +1,12 @@
 "The one loop: exact resume, faults, accumulation, schedules, logs."
-import json, math, os, random, signal, subprocess, sys, time
-from pathlib import Path
+import math, os, random, signal, subprocess, sys, time
 import pytest, torch
 from nanochat_course import checkpoint as C, train as T
 from nanochat_course.common import CourseError, RunLog, Runtime, read_json, read_log, seed_everything
 from nanochat_course.corpus import write_corpus
-from nanochat_course.dataloader import DataLoader
-from nanochat_course.gpt import GPT, GPTConfig
-from nanochat_course.optim import AdamW, MuonAdamW, param_groups
+from nanochat_course.optim import AdamW, MuonAdamW
 from nanochat_course.scaling import Schedule
-from nanochat_course.tokenizer import Tokenizer, train_bpe
+from nanochat_course.tokenizer import train_bpe
 from nanochat_course.train import LoopConfig, train
 
 RT = Runtime(torch.device("cpu"), torch.float32)

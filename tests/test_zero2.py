@@ -135,3 +135,122 @@ def test_same_as_one_process(runs, world_size, name):
     for r in ranks:
         assert r[2] == ranks[0][2] and r[2] == pytest.approx(norms, rel=1e-5)
     for r in ranks[1:]: assert not r[1], "the state is collected on rank 0 only"
+
+def test_one_rank_is_the_plain_optimizer():
+    rt, case = Runtime(torch.device("cpu"), torch.float32), CASES["clipping"]
+    opt = make_optimizer(groups_of(case), rt)
+    assert type(opt) is MuonAdamW
+    got = unpacked(one_case(rt, case, 5)[0])
+    want = oracle(1, case, 5)[0]
+    assert all(torch.equal(got[n], want[n]) for n in want)
+
+# what is dealt to whom
+
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_every_matrix_is_dealt_once_and_evenly(world_size):
+    counts, costs = [13, 1, 24, 2], [1., 50., 3., 7.]
+    load = [0.] * world_size
+    for n, cost, buckets in zip(counts, costs, deal(counts, costs, world_size)):
+        assert sorted(m for b in buckets for m in b if m is not None) == list(range(n))
+        for b in buckets:
+            for r, m in enumerate(b): load[r] += cost * (m is not None)
+    assert max(load) - min(load) <= max(costs)
+
+# bytes
+
+def counted(rt, stage, micro, steps=3):
+    "Bytes by the ledger, by the buckets' formula, and of the states."
+    opt = DistMuonAdamW(groups_of({}), rt, stage=stage, ledger=True)
+    for step in range(steps):
+        for m in range(micro): backward({}, opt.named(), rt.rank, step, m)
+        held = opt.gradient_bytes()
+        opt.step()
+    sent = {k: sum(e[1] for e in opt.ledger if e[0] == k) / steps for k in ("reduce", "gather")}
+    return sent, held, sum(t.nbytes for s in opt.state.values() for k, t in s.items() if k != "step"), opt.gradient_bytes()
+
+@pytest.mark.parametrize("stage,micro", [(1, 2), (2, 1), (2, 2)])
+def test_bytes_are_the_formulas(stage, micro):
+    W, ceil = 4, lambda n: -(-n // 4) * 4
+    square, tall, rows, small = 16 * 16 * ceil(3), 32 * 16 * ceil(5), ceil(7) * 256 + 64 * 32, 5 + 1
+    per_rank = run_ranks(counted, W, stage, micro)
+    passes = micro if stage == 2 else 1
+    for sent, held, state, after in per_rank:
+        assert sent["gather"] == 4 * (square + tall + rows) * (W - 1) / W
+        assert sent["reduce"] <= passes * 4 * (square + tall + rows + 2 * small) * (W - 1) / W + 8     # rounding of the smallest
+        assert after == 0, "nothing is held after the step"
+    once = 4 * (square + tall + rows + 2 * small) * (W - 1) / W
+    assert per_rank[0][0]["reduce"] >= once - 8
+    if stage == 1: assert per_rank[0][1] == 4 * (3 * 256 + 5 * 512 + 7 * 256 + 64 * 32 + 6), "all gradients until the step"
+    whole = 4 * (3 * 256 + 5 * (512 + 32) + 2 * (7 * 256 + 64 * 32))
+    assert sum(s for _, _, s, _ in per_rank) == whole + W * 2 * 4 * 6, "each state once; the small ones on every rank"
+
+def peak_of_a_chain(rt, stage, layers=16, width=64):
+    "Largest number of bytes of gradients held at once in a backward pass through a chain of layers."
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(width, width) / 8) for _ in range(layers)]
+    opt, peaks = DistMuonAdamW([dict(kind="muon", params=params, lr=0.01)], rt, stage=stage), []
+    for step in range(4):
+        peak = [0]
+        def look(p):
+            rt.barrier()                                     # this test is about memory, not about speed
+            for f in opt.flying: f[2].wait()
+            peak[0] = max(peak[0], opt.gradient_bytes())
+        hooks = [p.register_post_accumulate_grad_hook(look) for p in params]
+        x = torch.randn(4, width)
+        for p in params: x = torch.tanh(x @ p)
+        x.square().mean().backward()
+        for h in hooks: h.remove()
+        opt.step()
+        peaks.append(peak[0] / (layers * width * width * 4))
+    return peaks
+
+def test_gradients_are_freed_during_the_backward_pass():
+    one, two = run_ranks(peak_of_a_chain, 2, 1)[0], run_ranks(peak_of_a_chain, 2, 2)[0]
+    assert one == [1.] * 4
+    assert max(two) < 0.9, two
+
+# state
+
+def save_and_go_on(rt, path, first, steps, load):
+    "Train from a saved state, or from the start; save at the end."
+    from safetensors.torch import load_file, save_file
+    case = dict(real=True)
+    opt = DistMuonAdamW(groups_of(case, seed=3 if load else 0), rt)
+    params = opt.named()
+    if load:
+        saved = load_file(load)
+        with torch.no_grad():
+            for n, p in params.items(): p.copy_(saved.pop(f"weight {n}"))
+        opt.load_state_tensors(saved)
+        again = opt.state_tensors()
+        if rt.is_main: assert set(again) == set(saved) and all(torch.equal(again[k], saved[k]) for k in saved)
+    for step in range(first, first + steps):
+        for r in range(4):                                   # the same four shares of the batch on any number of ranks
+            if r % rt.world_size == rt.rank:
+                backward(case, params, r, step, 0)
+        for p in params.values():
+            if p.grad is not None: p.grad *= rt.world_size / 4
+        opt.step()
+    state = opt.state_tensors()
+    if rt.is_main: save_file({f"weight {n}": p.detach().contiguous() for n, p in params.items()} | {k: t.contiguous() for k, t in state.items()}, path)
+    rt.barrier()
+
+def stage_one_save(rt, *args):
+    "With gradients kept until the step, so that they can be scaled."
+    original = zero2.DistMuonAdamW.__init__.__kwdefaults__
+    old, original["stage"] = original["stage"], 1
+    globals()["DistMuonAdamW"] = zero2.DistMuonAdamW
+    try: return save_and_go_on(rt, *args)
+    finally: original["stage"] = old
+
+def test_saved_on_four_ranks_goes_on_with_two_and_one(tmp_path):
+    from safetensors.torch import load_file
+    a, b, c, whole = (str(tmp_path / n) for n in ("a", "b", "c", "whole"))
+    run_ranks(stage_one_save, 4, a, 0, 5, "")
+    run_ranks(stage_one_save, 2, b, 5, 5, a)
+    rt = Runtime(torch.device("cpu"), torch.float32)
+    save_and_go_on(rt, c, 10, 5, b)
+    save_and_go_on(rt, whole, 0, 15, "")
+    got, want = load_file(c), load_file(whole)
+    assert set(got) == set(want)
+    for k in want: assert (got[k] - want[k]).norm() <= 1e-4 * want[k].norm().clamp(min=1e-3), k

@@ -4,7 +4,7 @@ nbdev's processors drop hidden cells and link names in backticks to where they a
 Quarto renders that where it is installed. Elsewhere this file hands each page to pandoc as Markdown: glue, no renderer of its own.
 Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained.
 """
-import argparse, base64, functools, html, http.server, json, os, re, shutil, subprocess, sys
+import argparse, base64, functools, html, http.server, json, os, re, shutil, subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

@@ -1,0 +1,123 @@
+"Pretraining as a stage: the real program at a tiny size."
+import json, os, random, shutil, signal, subprocess, sys
+
+import pytest
+import torch
+
+from nanochat_course.base_train import BaseTrainConfig, base_plan, build_model
+from nanochat_course.checkpoint import load_checkpoint, latest_step
+from nanochat_course.common import Runtime, read_json, read_log
+from nanochat_course.corpus import make_corpus
+from nanochat_course.gpt import GPTConfig
+from nanochat_course.tok_train import TokTrainConfig, tok_train
+
+FLAGS = dict(depth=1, corpus="small", max_seq_len=64, device_batch_size=4, total_batch_size=256, num_iterations=24, eval_tokens=1024, eval_every=0, save_every=4,
+             device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A folder with a small corpus and its tokenizer."
+    path, old = tmp_path_factory.mktemp("base"), os.environ["NANOCHAT_COURSE_DIR"]
+    os.environ["NANOCHAT_COURSE_DIR"] = str(path)
+    words = "the cat sat on a mat while seven dogs ran to some other house and slept there".split()
+    rng = random.Random(0)
+    (path / "small.jsonl").write_text("\n".join(json.dumps({"text": " ".join(rng.choices(words, k=rng.randint(5, 60)))}) for _ in range(400)))
+    make_corpus(path / "small.jsonl", num_shards=3)
+    tok_train(TokTrainConfig(vocab_size=320, corpus="small", num_processes=1))
+    yield path
+    os.environ["NANOCHAT_COURSE_DIR"] = old
+
+
+def command(flags): return [sys.executable, "-m", "nanochat_course.base_train"] + [w for k, v in flags.items() for w in (f"--{k.replace('_', '-')}", str(v))]
+
+
+def launch(folder, flags=FLAGS, **kw):
+    return subprocess.Popen(command(flags), env=dict(os.environ, NANOCHAT_COURSE_DIR=str(folder), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+
+
+def final(folder): return load_checkpoint(folder / "base_checkpoints" / "d1").model_state
+
+
+def test_killed_at_random_moments_it_ends_the_same(folder, tmp_path):
+    "The same weights, bit for bit, from one run and from a run that was killed again and again."
+    one, many = tmp_path / "one", tmp_path / "many"
+    for d in (one, many): shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
+    p = launch(one)
+    assert p.wait(timeout=240) == 0, p.stderr.read()
+    rng, kills = random.Random(1), 0
+    while True:
+        p = launch(many)
+        try:
+            assert p.wait(timeout=rng.uniform(4, 9) if kills < 4 else 240) == 0, p.stderr.read()
+            break
+        except subprocess.TimeoutExpired:
+            p.send_signal(signal.SIGKILL)
+            p.wait()
+            kills += 1
+    a, b = final(one), final(many)
+    assert kills and a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    logs = [[(r["step"], r["loss"]) for r in read_log(d / "report" / "base_train.jsonl") if "loss" in r] for d in (one, many)]
+    assert logs[0] == logs[1] and [s for s, _ in logs[0]] == list(range(24))
+    m = read_json(many / "report" / "base_train.json")["metrics"]
+    assert m["val_bpb"] == read_json(one / "report" / "base_train.json")["metrics"]["val_bpb"] and logs[0][-1][1] < logs[0][0][1] - 0.5
+
+
+@pytest.mark.parametrize("change,text", [
+    (dict(total_batch_size=300), "not divisible"), (dict(corpus="nowhere"), "no corpus in"), (dict(depth=0), "depth 0"),
+    (dict(window_pattern="XL"), "window pattern"), (dict(compile="perhaps"), "compile"), (dict(device="abacus"), "unknown device")])
+def test_bad_input_is_one_line_and_leaves_files_alone(folder, change, text):
+    before = sorted(p for p in folder.rglob("*"))
+    p = launch(folder, {**FLAGS, **change})
+    out, err = p.communicate(timeout=120)
+    assert p.returncode == 2 and text in err and err.strip().count("\n") == 0, err
+    assert sorted(p for p in folder.rglob("*") if "report" not in p.parts) == [b for b in before if "report" not in b.parts]
+
+
+def test_checkpoint_of_another_architecture_is_refused(folder, tmp_path):
+    d = tmp_path / "d"
+    shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
+    assert launch(d, {**FLAGS, "num_iterations": 4, "model_tag": "x"}).wait(timeout=120) == 0
+    p = launch(d, {**FLAGS, "num_iterations": 8, "model_tag": "x", "depth": 2})
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 2 and "n_layer" in err and err.strip().count("\n") == 0
+    assert latest_step(d / "base_checkpoints" / "x") == 4
+
+
+def test_truncated_checkpoint_falls_back_to_the_last_whole_one(folder, tmp_path):
+    d = tmp_path / "d"
+    shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
+    assert launch(d, {**FLAGS, "num_iterations": 8, "model_tag": "x"}).wait(timeout=120) == 0
+    newest = d / "base_checkpoints" / "x" / "step_000008" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    (newest.parent.parent / "result.json").unlink()
+    p = launch(d, {**FLAGS, "num_iterations": 8, "model_tag": "x"})
+    out, err = p.communicate(timeout=120)
+    assert p.returncode == 0 and "step_000008" in out + err and "step_000004" in out + err
+
+
+def test_without_a_tokenizer_it_says_what_to_run(tmp_path):
+    p = launch(tmp_path)
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 2 and "tok_train" in err and err.strip().count("\n") == 0
+
+
+def test_the_laptop_plan_and_the_real_one():
+    big = base_plan(BaseTrainConfig(depth=12, max_seq_len=2048), 32768, 8)
+    assert (big.n_embd, big.n_head, big.total_batch_size) == (768, 6, 524288)
+    model = build_model(GPTConfig(**base_plan(BaseTrainConfig(), 4096).model_config()), Runtime(torch.device("cpu"), torch.float32))
+    assert model.config.n_embd == 256 and model.num_params()["total"] == 5242880
+
+
+def test_two_processes_train_like_one(folder, tmp_path):
+    "torchrun with two gloo processes and the sharded optimizer runs the same module; losses start alike and fall."
+    d = tmp_path / "d"
+    shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
+    flags = {**FLAGS, "num_iterations": 8, "device_batch_size": 2, "model_tag": "two"}
+    words = command(flags)[2:]
+    p = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *words],
+                       env=dict(os.environ, NANOCHAT_COURSE_DIR=str(d), OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=240)
+    assert p.returncode == 0, p.stderr[-3000:]
+    losses = [r["loss"] for r in read_log(d / "report" / "base_train.jsonl") if "loss" in r]
+    result = read_json(d / "report" / "base_train.json")
+    assert result["world_size"] == 2 and result["tokens"] == 8 * 256 and losses[-1] < losses[0] and abs(losses[0] - torch.tensor(320.0).log()) < 0.1
