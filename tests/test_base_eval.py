@@ -2,7 +2,7 @@
 import json, os, shutil, subprocess, sys
 from types import SimpleNamespace
 import pytest, torch
-from nanochat_course.base_eval import BaseEvalConfig, Recorder, base_eval, find_tag
+from nanochat_course.base_eval import BaseEvalConfig, Recorder, base_eval
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, load_result
 from nanochat_course.corpus import make_corpus
@@ -17,7 +17,7 @@ QUICK = dict(corpus="words", device="cpu", dtype="float32", split_tokens=2048, m
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    "A corpus, a tokenizer and two untrained checkpoints, d2 and d10."
+    "A corpus, a tokenizer and two untrained checkpoints, d10 and then d2."
     monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "base"))
     texts = [f"Return the value number {i} of the list. The cat sat on the mat, {i * 7} times." for i in range(200)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(dict(text=t)) + "\n" for t in texts))
@@ -27,14 +27,16 @@ def world(tmp_path, monkeypatch):
     torch.manual_seed(0)
     config = dict(sequence_len=64, vocab_size=tok.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=32)
     model = GPT(GPTConfig(**config)).init_weights()
-    for tag in ("d2", "d10"): save_checkpoint(checkpoint_dir("base", tag), 1, model, meta=dict(model_config=config, step=1), rt=RT)
+    for i, tag in enumerate(("d10", "d2")):
+        save_checkpoint(checkpoint_dir("base", tag), 1, model, meta=dict(model_config=config, step=1), rt=RT)
+        os.utime(checkpoint_dir("base", tag), (1000 + i, 1000 + i))
     return SimpleNamespace(path=tmp_path / "base", tok=tok, model=model)
 
 
 def test_verdict(world):
     metrics = base_eval(BaseEvalConfig(**QUICK))
     result = load_result("base_eval")
-    assert metrics["model_tag"] == "d10" and result["metrics"] == metrics                       # the deepest, not the last by name
+    assert metrics["model_tag"] == "d2" and result["metrics"] == metrics                        # the one trained last, not the deepest
     assert 0 < metrics["val_bpb"] < 20 and set(result["tables"]["reference"]) == {"unigram bytes", "unigram tokens", "xz -9e"}
     assert "mini_core" in metrics and "core" not in metrics                                      # the built-in tasks never pass for CORE
     assert len(result["samples"]) == 10 and all(s["text"].startswith(s["prompt"]) for s in result["samples"])
@@ -61,15 +63,16 @@ def test_a_bundle_in_its_place_is_used_and_named_core(world):
 
 
 def test_parts(world):
+    assert base_eval(BaseEvalConfig(eval="sample", model_tag="d10", **QUICK))["model_tag"] == "d10"
     assert set(base_eval(BaseEvalConfig(eval="sample", **QUICK))) == {"model_tag", "step"}
     assert "val_bpb" in base_eval(BaseEvalConfig(eval="bpb,sample", model_tag="d2", **QUICK))
 
 
 def test_bad_input(world, monkeypatch, tmp_path):
-    for kwargs, text in ((dict(eval="essay"), "cannot evaluate essay"), (dict(model_tag="d99"), "no checkpoint"), (dict(step=77), "does not exist"), (dict(corpus="nowhere"), "no corpus")):
+    for kwargs, text in ((dict(eval="essay"), "cannot evaluate essay"), (dict(model_tag="d99"), "no base checkpoint of model 'd99', there is d10, d2"), (dict(step=77), "does not exist"), (dict(corpus="nowhere"), "no corpus")):
         with pytest.raises(CourseError, match=text): base_eval(BaseEvalConfig(**{**QUICK, **kwargs}))
     monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "empty"))
-    with pytest.raises(CourseError, match="base_train"): find_tag("")
+    with pytest.raises(CourseError, match="run python -m nanochat_course.base_train first"): base_eval(BaseEvalConfig(**QUICK))
 
 
 def test_command_line(world):
