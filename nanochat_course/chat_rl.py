@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['group_advantages', 'policy_gradient_loss', 'Rollout', 'roll_out', 'rollout_batch', 'pass_at_k', 'evaluate_pass',
-           'RolloutLoader', 'ChatRLConfig', 'chat_rl', 'main']
+           'RolloutLoader', 'ChatRLConfig', 'rl_tasks', 'rl_optimizer', 'log_rollouts', 'learn_from_reward', 'chat_rl',
+           'main']
 
 # %% ../nbs/64_chat_rl.ipynb #434c6f69
 import math, time
@@ -147,7 +148,7 @@ class RolloutLoader:
             inputs, targets = rollout_batch([r for g in groups for r in g], self.engine.tokenizer.bos, self.rt.device)
             yield inputs, targets, dict(batch=(batch := batch + 1))
 
-# %% ../nbs/64_chat_rl.ipynb #6ccd4d23
+# %% ../nbs/64_chat_rl.ipynb #92ec13d2
 @dataclass(frozen=True)
 class ChatRLConfig:
     "Reinforcement learning on a task that code can grade: REINFORCE with the group's mean as baseline."
@@ -175,48 +176,80 @@ class ChatRLConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=0                   # of questions and samples
 
+# %% ../nbs/64_chat_rl.ipynb #179f1351
+def rl_tasks(
+    config:ChatRLConfig,
+    rt:Runtime,       # its processes share the questions of a step
+)->tuple:             # the task that is trained on, and its held-out part
+    "What is asked; refuses a step that cannot be divided among the processes."
+    n, ranks = config.examples_per_step, rt.world_size
+    if n % ranks: raise CourseError(f"examples_per_step {n} is not divisible by {ranks} processes: use {max(1, n // ranks) * ranks}")
+    options = dict(path=config.gsm8k_path or None) if config.task == "gsm8k" else {}
+    return make_task(config.task, "train", **options), make_task(config.task, "test", **options)
+
+def rl_optimizer(
+    config:ChatRLConfig,
+    model,            # its shape scales the rates
+    steps:int,        # optimizer steps of the whole run
+    rt:Runtime,
+):                    # the course's optimizer
+    "The optimizer of pretraining, at `init_lr_frac` of the rates for a model and a batch of this size."
+    shape = model.config
+    p = plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=config.max_new_tokens, aspect_ratio=shape.n_embd // shape.n_layer,
+             head_dim=shape.head_dim, n_kv_head=shape.n_kv_head, num_iterations=steps, weight_decay=0.,
+             total_batch_size=config.examples_per_step * config.num_samples * config.max_new_tokens,
+             embedding_lr=config.embedding_lr, unembedding_lr=config.unembedding_lr, matrix_lr=config.matrix_lr, scalar_lr=config.scalar_lr)
+    return make_optimizer(param_groups(model, **{k: v * config.init_lr_frac for k, v in p.learning_rates().items()}), rt)
+
+def log_rollouts(
+    log,              # `RunLog`
+    rt:Runtime,       # the numbers are means over its processes
+):                    # a function (batch number, groups), for `RolloutLoader`
+    "Note of each batch: mean reward, share of groups with both right and wrong answers, length of the answers."
+    def on_batch(batch, groups):
+        rewards = torch.tensor([[r.reward for r in g] for g in groups], device=rt.device)
+        mean, mixed = rt.all_reduce(torch.stack([rewards.mean(), (rewards.std(1) > 0).float().mean()]), "mean").tolist()
+        log.log(batch, reward=mean, groups_with_signal=mixed, answer_tokens=sum(sum(r.mask) for g in groups for r in g) / rewards.numel())
+    return on_batch
+
+def learn_from_reward(
+    config:ChatRLConfig,
+    rt:Runtime,
+)->dict:              # metrics, samples, checkpoint, tag
+    "The stage, on one process or many."
+    start = time.perf_counter()
+    seed_everything(config.seed)
+    task, test = rl_tasks(config, rt)
+    tag = find_tag("chatsft", config.model_tag)
+    directory, source = checkpoint_dir("chatrl", tag), checkpoint_dir("chatsft", tag)
+    origin = load_checkpoint(source)
+    model, tokenizer, _ = load_model(source, rt, origin.step)
+    engine, questions = Engine(model, tokenizer), list(range(min(config.eval_items, len(test))))
+    steps = config.num_iterations if config.num_iterations > 0 else max(1, len(task) // config.examples_per_step)
+    optimizer = rl_optimizer(config, model, steps, rt)
+    def evaluate(step):
+        model.eval()
+        return evaluate_pass(engine, test, questions, rt, config.eval_samples, (1, config.eval_samples), config.max_new_tokens, seed=config.seed)
+    before = evaluate(0)
+    rt.print(f"chat_rl: model {tag}, {steps} steps of {config.examples_per_step} x {config.num_samples} answers, before: {before}")
+    meta = dict(stage="chat_rl", config=asdict(config), origin=dict(stage="chatsft", step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")))
+    resume = same_start(directory, meta, rt)
+    log = open_log(base_dir() / "report" / "chat_rl.jsonl", directory if resume else directory / "none", rt, tracker=config.tracker, run=config.run, config=asdict(config))
+    loader = RolloutLoader(engine, task, rt, config.examples_per_step // rt.world_size, config.num_samples, config.max_new_tokens,
+                           config.temperature, config.top_k, config.seed, log_rollouts(log, rt))
+    result = train(model, optimizer, loader, LoopConfig(steps, eval_every=config.eval_every, save_every=config.save_every, prefetch=False), rt,
+                   schedule=lambda step: dict(lr=1 - step / steps), loss_fn=policy_gradient_loss, evaluate=evaluate, log=log,
+                   checkpoint_dir=directory, meta=meta, resume=resume, desc="chat_rl")
+    samples = chat_samples(model, tokenizer)
+    metrics = {f"{config.task} {k}": v for k, v in result["metrics"].items()} | {f"{config.task} {k} before": v for k, v in before.items()}
+    save_result("chat_rl", config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples, log=str(log.path), tokens=result["tokens"])
+    return dict(metrics=metrics, samples=samples, checkpoint=str(directory), tag=tag)
+
 def chat_rl(
     config:ChatRLConfig,
-)->dict:          # metrics, samples, checkpoint, tag
+)->dict:              # metrics, samples, checkpoint, tag
     "Reinforcement learning: goes on from SFT; started again, from its own last checkpoint."
-    with runtime(config.device, config.dtype) as rt:
-        start = time.perf_counter()
-        seed_everything(config.seed)
-        if config.examples_per_step % rt.world_size:
-            raise CourseError(f"examples_per_step {config.examples_per_step} is not divisible by {rt.world_size} processes: use {max(1, config.examples_per_step // rt.world_size) * rt.world_size}")
-        options = dict(path=config.gsm8k_path or None) if config.task == "gsm8k" else {}
-        task, test = make_task(config.task, "train", **options), make_task(config.task, "test", **options)
-        tag = find_tag("chatsft", config.model_tag)
-        directory, origin = checkpoint_dir("chatrl", tag), load_checkpoint(checkpoint_dir("chatsft", tag))
-        model, tokenizer, _ = load_model(checkpoint_dir("chatsft", tag), rt)
-        engine, shape, examples = Engine(model, tokenizer), model.config, config.examples_per_step // rt.world_size
-        steps = config.num_iterations if config.num_iterations > 0 else max(1, len(task) // config.examples_per_step)
-        batch_tokens = config.examples_per_step * config.num_samples * config.max_new_tokens
-        rates = plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=config.max_new_tokens, aspect_ratio=shape.n_embd // shape.n_layer,
-                     head_dim=shape.head_dim, n_kv_head=shape.n_kv_head, total_batch_size=batch_tokens, num_iterations=steps, weight_decay=0.,
-                     embedding_lr=config.embedding_lr, unembedding_lr=config.unembedding_lr, matrix_lr=config.matrix_lr, scalar_lr=config.scalar_lr).learning_rates()
-        optimizer = make_optimizer(param_groups(model, **{k: v * config.init_lr_frac for k, v in rates.items()}), rt)
-        questions = list(range(min(config.eval_items, len(test))))
-        def evaluate(step):
-            model.eval()
-            return evaluate_pass(engine, test, questions, rt, config.eval_samples, (1, config.eval_samples), config.max_new_tokens, seed=config.seed)
-        before = evaluate(0)
-        rt.print(f"chat_rl: model {tag}, {steps} steps of {config.examples_per_step} x {config.num_samples} answers, before: {before}")
-        meta = dict(stage="chat_rl", config=asdict(config), origin=dict(stage="chatsft", step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")))
-        resume = same_start(directory, meta, rt)
-        log = open_log(base_dir() / "report" / "chat_rl.jsonl", directory if resume else directory / "none", rt, tracker=config.tracker, run=config.run, config=asdict(config))
-        def on_batch(batch, groups):
-            rewards = torch.tensor([[r.reward for r in g] for g in groups], device=rt.device)
-            mean, mixed = rt.all_reduce(torch.stack([rewards.mean(), (rewards.std(1) > 0).float().mean()]), "mean").tolist()
-            log.log(batch, reward=mean, groups_with_signal=mixed, answer_tokens=sum(sum(r.mask) for g in groups for r in g) / rewards.numel())
-        loader = RolloutLoader(engine, task, rt, examples, config.num_samples, config.max_new_tokens, config.temperature, config.top_k, config.seed, on_batch)
-        result = train(model, optimizer, loader, LoopConfig(steps, eval_every=config.eval_every, save_every=config.save_every, prefetch=False), rt,
-                       schedule=lambda step: dict(lr=1 - step / steps), loss_fn=policy_gradient_loss, evaluate=evaluate, log=log,
-                       checkpoint_dir=directory, meta=meta, resume=resume, desc="chat_rl")
-        samples = chat_samples(model, tokenizer)
-        metrics = {f"{config.task} {k}": v for k, v in result["metrics"].items()} | {f"{config.task} {k} before": v for k, v in before.items()}
-        save_result("chat_rl", config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples, log=str(log.path), tokens=result["tokens"])
-        return dict(metrics=metrics, samples=samples, checkpoint=str(directory), tag=tag)
+    with runtime(config.device, config.dtype) as rt: return learn_from_reward(config, rt)
 
 def main(): run_main(chat_rl, ChatRLConfig)
 
