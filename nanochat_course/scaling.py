@@ -275,7 +275,7 @@ class Plan:
                  ("tokens", show(self.tokens), "steps x batch"), ("FLOPs", f"{self.flops:.3g}", f"{self.flops_per_token:.3g} per token x tokens")]
         return "\n".join(f"{n:18s} {v:>14s}   {w}" for n, v, w in rows)
 
-# %% ../nbs/35_scaling.ipynb #05aae9b7
+# %% ../nbs/35_scaling.ipynb #b6fee389
 def plan(
     depth:int,                 # the dial: number of blocks
     *,                         # every value below may be left out; None or a negative number means "by the rule"
@@ -304,7 +304,7 @@ def plan(
     law = power_of_two(batch_law(tokens, ref_tokens))
     short = 2 ** max(0, math.floor(math.log2(max(1, tokens / MIN_STEPS))))
     total, rows = batch_plan(min(law, short), sequence_len, world_size, total_batch_size, device_batch_size)
-    why["total_batch_size"] = "given" if asked(total_batch_size) else f"524,288 x (D / D_ref)^0.383, a power of two" if law <= short else f"at most D / {MIN_STEPS}: a short run needs steps"
+    why["total_batch_size"] = "given" if asked(total_batch_size) else "524,288 x (D / D_ref)^0.383, a power of two" if law <= short else f"at most D / {MIN_STEPS}: a short run needs steps"
     why["device_batch_size"] = "given" if asked(device_batch_size) else "largest divisor with at most 65,536 tokens a pass"
     if asked(num_iterations): steps, tokens, why["num_iterations"] = num_iterations, num_iterations * total, "given"
     else: steps = max(1, int(tokens // total))
