@@ -84,12 +84,14 @@ def naive_attention(
     scores = q.float() @ k.mT / math.sqrt(q.shape[-1])                                     # (B, H, T, T)
     return (scores.masked_fill(~seen, -math.inf).softmax(-1) @ v).to(q.dtype)
 
-# %% ../nbs/20_attention.ipynb #e19760e9
+# %% ../nbs/20_attention.ipynb #079292a9
 def _strip(
-    q,      # (B, G, R, n, D): a block of n queries, beginning at token a; R query heads share a key-value head
-    k,      # (B, G, m, D): the keys that they may see, beginning at token s
-    a:int, s:int, window:int,
-):          # (B, G, R·n, m): attention weights
+    q,           # (B, G, R, n, D): a block of n queries, beginning at token a; R query heads share a key-value head
+    k,           # (B, G, m, D): the keys that they may see, beginning at token s
+    a:int,       # first query
+    s:int,       # first key
+    window:int,  # how many tokens before itself a token sees
+):               # (B, G, R·n, m): attention weights
     "Attention weights of a block of queries."
     n, m = q.shape[3], k.shape[2]
     x = (q.flatten(2, 3) * q.shape[-1]**-0.5) @ k.mT

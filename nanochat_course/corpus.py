@@ -76,7 +76,7 @@ def clean_docstring(
     while blocks and HEADING.fullmatch(blocks[-1]): blocks.pop()                      # "Examples:" with nothing left under it
     return "\n\n".join(b for b, after in zip(blocks, blocks[1:] + [""]) if not (HEADING.fullmatch(b) and after.endswith(":") and "\n" not in after)).strip()
 
-# %% ../nbs/11_corpus.ipynb #1e7cad25
+# %% ../nbs/11_corpus.ipynb #0246d4e6
 def show_signature(
     node,           # ast.arguments of a function
     drop_first:bool, # leave out self or cls
@@ -122,16 +122,17 @@ def module_documents(
                 visit(child, lambda name=name, init=init: f"class {name}{show_signature(init, True) if init else ''}", name, True)
             elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 marks = {getattr(d, "id", getattr(d, "attr", "")) for d in child.decorator_list}
-                call = lambda child=child, marks=marks: "" if marks & {"property", "cached_property"} else show_signature(child.args, in_class and "staticmethod" not in marks)
+                plain, bound = not marks & {"property", "cached_property"}, in_class and "staticmethod" not in marks
+                call = lambda child=child, plain=plain, bound=bound: show_signature(child.args, bound) if plain else ""
                 visit(child, lambda name=name, call=call: f"{name}{call()}", name)
     visit(tree, lambda: f"module {module}", module)
     return documents + (attached_documents(tree) if b"add_docstr(" in source or b"add_newdoc(" in source else [])
 
-# %% ../nbs/11_corpus.ipynb #a5a46cc8
+# %% ../nbs/11_corpus.ipynb #ca3d96ac
 def attached_documents(
-    tree,         # parsed module
-    min_chars:int=40,
-)->list[str]:
+    tree,              # parsed module
+    min_chars:int=40,  # shorter descriptions are left out
+)->list[str]:          # "name(signature)\n\ndescription"
     "Documents that a module attaches to compiled functions by a call: torch's `add_docstr`, numpy's `add_newdoc`."
     documents = []
     for node in tree.body:
@@ -148,7 +149,8 @@ def attached_documents(
         if len(body) >= min_chars: documents.append(f"{name}{m[1] if m else ''}\n\n{body}")
     return documents
 
-SKIP = re.compile(r"(^|/)(tests?|testing|_vendor|_vendored|vendored|third_party|site-packages|idlelib|lib2to3|nanochat_course|__pycache__|conftest\.py|test_[^/]*|[^/]*_test\.py)(/|$)|^transformers/models/")
+SKIP = re.compile(r"(^|/)(tests?|testing|_vendor|_vendored|vendored|third_party|site-packages|idlelib|lib2to3|nanochat_course|__pycache__"
+                  r"|conftest\.py|test_[^/]*|[^/]*_test\.py)(/|$)|^transformers/models/")
 
 def python_sources()->list[tuple[str, str]]: # (path, dotted module name), in an order that does not depend on the machine
     "The Python files of the standard library and of the installed packages."
@@ -168,13 +170,14 @@ def file_documents(
     return module_documents(source, module) if b'"""' in source or b"'''" in source else []
 
 def builtin_documents()->list[str]:
-    "The documents of what is compiled into the interpreter and has no source: `len`, `str.split`, `math.sqrt`, …"
+    "The documents of what is compiled into the interpreter and has no source: `len`, `str.split`, `itertools.chain`, …"
     documents = []
     def add(obj, name):
         doc = getattr(obj, "__doc__", None)
         if not isinstance(doc, str) or len(body := clean_docstring(doc)) < 40: return
-        signature = (getattr(obj, "__text_signature__", None) or ("(…)" if callable(obj) and not isinstance(obj, type) else "")).replace("$self, ", "").replace("$self", "").replace("$module, ", "").replace("$module", "")
-        documents.append(f"{'class ' if isinstance(obj, type) else 'module ' if inspect.ismodule(obj) else ''}{name}{signature}\n\n{body}")
+        kind = "class " if isinstance(obj, type) else "module " if inspect.ismodule(obj) else ""
+        signature = getattr(obj, "__text_signature__", None) or ("(…)" if callable(obj) and not isinstance(obj, type) else "")
+        documents.append(f"{kind}{name}{re.sub(r'[$](self|module)(, )?', '', signature)}\n\n{body}")
     for module in ["builtins", *sorted(m for m in sys.builtin_module_names if not m.startswith("_"))]:
         if module not in sys.modules: continue
         top = sys.modules[module]

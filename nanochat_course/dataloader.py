@@ -163,16 +163,28 @@ def fold(
 def unfold(folded:list)->list: # inverse of `fold`
     return [((epoch, group, i[0] if isinstance(i, list) else i), i[1] if isinstance(i, list) else 0) for epoch, group, items in folded for i in items]
 
-# %% ../nbs/12_dataloader.ipynb #c71ebf6c
+# %% ../nbs/12_dataloader.ipynb #9b7fcc35
 class PackedLoader:
     "The half of a loader that does not care where sequences come from: buffer, rows, thread and state."
-    def __init__(self, batch_size:int, seq_len:int, rt:Runtime, *, state, bos:int, buffer_size:int, epochs:int, prefetch:int):
+    def __init__(self,
+        batch_size:int,    # B: rows per batch
+        seq_len:int,       # T: tokens per row
+        rt:Runtime,        # device and rank
+        *,
+        state,             # from an earlier batch, or a list with one for each rank: go on after it; None: begin
+        bos:int,           # token before each piece, also used as padding
+        buffer_size:int,   # sequences to choose from
+        epochs:int,        # None: for ever
+        prefetch:int,      # batches to prepare ahead; 0: none, and no thread
+    ):
         self.batch_size, self.seq_len, self.rt, self.bos = batch_size, seq_len, rt, bos
         self.buffer_size, self.epochs, self.prefetch = buffer_size, epochs, prefetch
         if isinstance(state, list): state = state[rt.rank]
         if state is not None:
             for k, v in self.identity().items():
-                if state.get(k) != v: raise CourseError(f"the loader's state was saved with {k} = {state.get(k)}, this run has {v}: resume with the same data, batch and number of processes")
+                if state.get(k) != v:
+                    raise CourseError(f"the loader's state was saved with {k} = {state.get(k)}, this run has {v}: "
+                                      "resume with the same data, batch and number of processes")
         self.state = state
 
     # a subclass adds identity(), stream(position) and fetch(keys), and says by least() how many tokens an epoch must have
@@ -221,7 +233,7 @@ class PackedLoader:
             for x, y, state in ahead: yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
         finally: ahead.close()
 
-# %% ../nbs/12_dataloader.ipynb #1e4b7ec8
+# %% ../nbs/12_dataloader.ipynb #5303935a
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -239,11 +251,13 @@ class DataLoader(PackedLoader):
         buffer_size:int=256,     # documents to choose from
         prefetch:int=4,          # batches to prepare ahead; 0: none, and no thread
     ):
-        self.tokenizer, self.num_threads, self.skip_corrupt, self.split, self.name = tokenizer, num_threads, skip_corrupt, split, f"the {split} split of {corpus_dir}"
+        self.tokenizer, self.num_threads, self.skip_corrupt = tokenizer, num_threads, skip_corrupt
+        self.split, self.name = split, f"the {split} split of {corpus_dir}"
         groups = [(path, g, n) for path, rows in check_shards(list_shards(corpus_dir, split), skip_corrupt) for g, n in enumerate(rows)]
         self.documents, self.groups = sum(n for *_, n in groups), [(path, g) for path, g, _ in groups[rt.rank::rt.world_size]]
         buffer_size = min(buffer_size, max(1, sum(n for *_, n in groups[rt.rank::rt.world_size]) // 2))   # no document twice in the buffer
-        if len(groups) < rt.world_size: raise CourseError(f"{self.name} has {len(groups)} row groups for {rt.world_size} processes: use fewer processes, or a corpus with more shards")
+        if len(groups) < rt.world_size:
+            raise CourseError(f"{self.name} has {len(groups)} row groups for {rt.world_size} processes: use fewer processes, or a corpus with more shards")
         super().__init__(batch_size, seq_len, rt, state=state, bos=tokenizer.bos, buffer_size=buffer_size, epochs=epochs, prefetch=prefetch)
 
     def least(self)->int: return self.batch_size * (self.seq_len + 1) if self.epochs is None else 1

@@ -12,7 +12,7 @@ import torch, torch.nn as nn, torch.nn.functional as F
 from .common import CourseError
 from .attention import attention, rms_norm, rotary, rotary_tables, KVCache
 
-# %% ../nbs/21_gpt.ipynb #e692381b
+# %% ../nbs/21_gpt.ipynb #8b011ee6
 @dataclass(frozen=True)
 class GPTConfig:
     "The size and the shape of a model."
@@ -31,7 +31,8 @@ class GPTConfig:
             if getattr(self, name) < 1: raise CourseError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.n_embd % self.n_head: raise CourseError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: change one of them")
         if self.head_dim % 2: raise CourseError(f"a head has {self.head_dim} channels, rotary embeddings need an even number: change n_embd or n_head")
-        if self.n_head % self.n_kv_head: raise CourseError(f"n_head {self.n_head} is not divisible by n_kv_head {self.n_kv_head}: every key-value head serves the same number of query heads")
+        if self.n_head % self.n_kv_head:
+            raise CourseError(f"n_head {self.n_head} is not divisible by n_kv_head {self.n_kv_head}: every key-value head serves the same number of query heads")
         if not self.window_pattern or set(self.window_pattern.upper()) - set("SL"):
             raise CourseError(f"window pattern {self.window_pattern!r}: use the letters S (half the context) and L (all of it), as in SSSL")
         if not self.softcap > 0: raise CourseError(f"softcap is {self.softcap}: it must be positive, nanochat's is 15")
