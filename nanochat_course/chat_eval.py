@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['SOURCES', 'wilson', 'evaluate_chat', 'ChatEvalConfig', 'evaluate_source', 'chat_eval', 'main']
 
-# %% ../nbs/66_chat_eval.ipynb #b594a543
+# %% ../nbs/66_chat_eval.ipynb #871471b6
 import math, time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 import torch
-from .common import CourseError, Runtime, base_dir, run_main, runtime, save_result, seed_everything
-from .common import corpus_dir
+from .common import CourseError, Runtime, corpus_dir, run_main, runtime, save_result, seed_everything
 from .dataloader import DataLoader
 from .checkpoint import checkpoint_dir, latest_step, load_model
 from .evaluation import evaluate_bpb
 from .tasks import TASKS, Task, make_task
 from .engine import Engine
-from .mid_train import STAGE_COMMAND, chat_samples, find_tag
+from .mid_train import chat_samples, find_tag
 
 # %% ../nbs/66_chat_eval.ipynb #5354f908
 def wilson(
@@ -50,7 +49,7 @@ def evaluate_chat(
     right = rt.all_reduce(torch.tensor(right, dtype=torch.float64, device=rt.device)).item()
     return dict(accuracy=right / n, interval=wilson(right, n), items=n)
 
-# %% ../nbs/66_chat_eval.ipynb #3d69edfe
+# %% ../nbs/66_chat_eval.ipynb #fc29ce0a
 SOURCES = dict(base="base", mid="mid", sft="chatsft", rl="chatrl")    # the name here -> the folder of its checkpoints
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def chat_eval(config:ChatEvalConfig)->dict: # metrics by source
         results, tag = {}, config.model_tag
         if not tag: tag = next((find_tag(SOURCES[s]) for s in reversed(wanted) if _exists(s)), "")
         there = [s for s in wanted if latest_step(checkpoint_dir(SOURCES[s], tag or "none")) is not None]
-        if not there: raise CourseError(f"no model {tag!r} of {', '.join(wanted)} to evaluate: run python -m nanochat_course.base_train, or make speedrun, first")
+        if not there: raise CourseError(f"no model{f' {tag!r}' if tag else ''} of {', '.join(wanted)} to evaluate: run python -m nanochat_course.base_train, or make speedrun, first")
         for source in there:
             start = time.time()
             seed_everything(config.seed)
