@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['evaluate_bpb', 'entropy', 'byte_bpb', 'unigram_bpb', 'xz_bpb', 'reference_lines', 'sample_text', 'sample_texts',
-           'few_shot', 'render_item', 'common_prefix', 'scored_rows', 'score_rows', 'evaluate_task', 'centered',
-           'builtin_tasks', 'builtin_bundle', 'load_bundle', 'read_items', 'evaluate_core']
+           'render_item', 'few_shot', 'common_prefix', 'scored_rows', 'score_rows', 'evaluate_task', 'builtin_tasks',
+           'builtin_bundle', 'centered', 'load_bundle', 'read_items', 'evaluate_core']
 
 # %% ../nbs/50_evaluation.ipynb #05bba390
 import csv, json, lzma, math, random, time
@@ -40,7 +40,7 @@ def evaluate_bpb(
     if not count: raise CourseError("no bytes to evaluate on: the validation batches hold no ordinary token")
     return nats / math.log(2) / count
 
-# %% ../nbs/50_evaluation.ipynb #2da886d4
+# %% ../nbs/50_evaluation.ipynb #e355c81a
 def entropy(
     counts,   # how often each symbol occurs
 )->float:     # bits per symbol
@@ -54,6 +54,7 @@ def byte_bpb(
     "Unigram entropy of the bytes: the best code that looks at one byte at a time."
     return entropy(Counter(data).values())
 
+# %% ../nbs/50_evaluation.ipynb #691b2059
 def unigram_bpb(
     ids,                      # token ids of the text
     token_bytes:torch.Tensor, # (vocab_size,) bytes per token, 0 for specials
@@ -64,6 +65,7 @@ def unigram_bpb(
     if not total: raise CourseError("no ordinary tokens to count")
     return entropy(counts.values()) * sum(counts.values()) / total
 
+# %% ../nbs/50_evaluation.ipynb #3e762135
 def xz_bpb(
     data:bytes, # the text
 )->float:       # bits per byte
@@ -71,6 +73,7 @@ def xz_bpb(
     if not data: raise CourseError("nothing to compress: the text is empty")
     return 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data)
 
+# %% ../nbs/50_evaluation.ipynb #999e2363
 def reference_lines(
     tokenizer,               # decodes, and knows how many bytes a token stands for
     ids:list,                # the tokens that the model was judged on
@@ -120,16 +123,7 @@ def sample_texts(
     generate = generate or (lambda p, n, t, s: sample_text(model, tokenizer, p, n, t, seed=s))
     return [dict(prompt=p, temperature=t, text=generate(p, max_tokens, t, seed + i)) for i, p in enumerate(prompts) for t in temperatures]
 
-# %% ../nbs/50_evaluation.ipynb #21d4b463
-def few_shot(
-    data:list,      # all items of the task
-    index:int,      # the item that is asked
-    n:int,          # examples wanted
-)->list:            # n items, or as many as there are
-    "Examples for the prompt, the same every time, never the item itself nor a copy of it."
-    others = [i for i, d in enumerate(data) if d != data[index]] if n else []
-    return [data[i] for i in random.Random(1234 + index).sample(others, min(n, len(others)))]
-
+# %% ../nbs/50_evaluation.ipynb #6911e071
 def render_item(
     item:dict,       # as in the task's file
     kind:str,        # "multiple_choice", "schema" or "language_modeling"
@@ -150,6 +144,17 @@ def render_item(
     else: raise CourseError(f"unknown task type {kind!r} in core.yaml: use multiple_choice, schema or language_modeling")
     return ["\n\n".join([*head, t]) for t in tails]
 
+# %% ../nbs/50_evaluation.ipynb #f1349de9
+def few_shot(
+    data:list,      # all items of the task
+    index:int,      # the item that is asked
+    n:int,          # examples wanted
+)->list:            # n items, or as many as there are
+    "Examples for the prompt, the same every time, never the item itself nor a copy of it."
+    others = [i for i, d in enumerate(data) if d != data[index]] if n else []
+    return [data[i] for i in random.Random(1234 + index).sample(others, min(n, len(others)))]
+
+# %% ../nbs/50_evaluation.ipynb #c4d1d427
 def common_prefix(
     rows:list, # lists of token ids
 )->int:        # length of what they share at the start
@@ -173,6 +178,7 @@ def scored_rows(
     crop = [max(0, len(r) - max_len) if max_len else 0 for r, _ in pairs]
     return [(r[c:], max(1, s - c)) for (r, s), c in zip(pairs, crop)]
 
+# %% ../nbs/50_evaluation.ipynb #8e299c30
 @torch.inference_mode()
 def score_rows(
     model,             # (B, T) ids -> (B, T, vocab_size) logits
@@ -192,7 +198,7 @@ def score_rows(
         out.append((F.cross_entropy(guess, answer).item(), bool((guess.argmax(-1) == answer).all())))
     return out
 
-# %% ../nbs/50_evaluation.ipynb #bdc27658
+# %% ../nbs/50_evaluation.ipynb #8816d2aa
 def evaluate_task(
     model, tokenizer,      # see `score_rows`
     data:list,             # items of the task
@@ -219,13 +225,6 @@ def evaluate_task(
         mine = [s for (j, _), s in sorted(scores.items()) if j == i]
         right[i] = mine[0][1] if kind == "language_modeling" else min(range(len(mine)), key=lambda o: mine[o][0]) == data[i]["gold"]
     return rt.all_reduce(right).mean().item()
-
-def centered(
-    accuracy:float,  # 0 to 1
-    baseline:float,  # percent, as in eval_meta_data.csv
-)->float:            # 0 at chance, 1 when all is right
-    "Accuracy above chance."
-    return (accuracy - baseline / 100) / (1 - baseline / 100)
 
 # %% ../nbs/50_evaluation.ipynb #de04517a
 def builtin_tasks(
@@ -268,6 +267,14 @@ def builtin_bundle(
                continuation_delimiter=t["delimiter"]) for l, t in tasks.items()]))                      # JSON is YAML, too
     (folder / "eval_meta_data.csv").write_text("Eval Task,Random baseline\n" + "".join(f"{l},{t['baseline']}\n" for l, t in tasks.items()))
     return folder
+
+# %% ../nbs/50_evaluation.ipynb #6afbcfc8
+def centered(
+    accuracy:float,  # 0 to 1
+    baseline:float,  # percent, as in eval_meta_data.csv
+)->float:            # 0 at chance, 1 when all is right
+    "Accuracy above chance."
+    return (accuracy - baseline / 100) / (1 - baseline / 100)
 
 # %% ../nbs/50_evaluation.ipynb #6d54b157
 def load_bundle(
