@@ -21,7 +21,7 @@ import pyarrow as pa, pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from .common import CourseError, atomic_path, base_dir, read_json, run_main, sha256, write_json
 
-# %% ../nbs/11_corpus.ipynb #982fdf56
+# %% ../nbs/11_corpus.ipynb #81d06164
 ROLE      = re.compile(r":(?:\w+:)*\w+:`(?:~(?:[\w.]*\.)?)?([^`<>]+?)(?:\s*<[^`>]*>)?`")  # :class:`a.b.C`, :class:`~a.b.C` (C), :ref:`title <target>`
 LINK      = re.compile(r"`([^`<]+?)\s*<[^`>]+>`__?")                  # `title <url>`_
 LITERAL   = re.compile(r"``?~?\.?([^`\n]+)``?_?")                    # ``x``, `x`, `~.x` and `x`_
@@ -31,7 +31,8 @@ DIRECTIVE = re.compile(r"^(\s*)\.\.(?:\s+([\w:-]+?)::\s*(.*)|\s.*)$")
 RULER     = re.compile(r"^\s*([-=~^*+#_|.\s])[-=~^*+#_|.:\s]{2,}$")
 TAG       = re.compile(r"^</?[A-Za-z][^<>]*>$")                        # a line that is one HTML tag
 HEADING   = re.compile(r"\s*(Examples?|References?|Usage|See Also|Notes?):{1,2}")
-ADMONITIONS = {"note": "Note", "warning": "Warning", "caution": "Caution", "important": "Important", "tip": "Tip", "hint": "Hint", "deprecated": "Deprecated since"}
+ADMONITIONS = {"note": "Note", "warning": "Warning", "caution": "Caution", "important": "Important", "tip": "Tip", "hint": "Hint",
+               "deprecated": "Deprecated since"}
 
 def indent(line:str)->int: return len(line) - len(line.lstrip())
 
@@ -251,7 +252,7 @@ def write_corpus(
         write_shard(Path(out_dir) / f"shard_{i:05d}.parquet", texts[a:b], rows=min(1024, max(1, -(-(b - a) // 16))))
     return dict(documents=len(texts), bytes=size, words=sum(len(t.split()) for t in texts), shards=num_shards, validation_documents=bounds[-1] - bounds[-2])
 
-# %% ../nbs/11_corpus.ipynb #a604ff19
+# %% ../nbs/11_corpus.ipynb #c1f20eec
 def list_shards(
     corpus_dir,        # folder of shards
     split:str="train", # "train": all but the last shard, "val": the last, "all"
@@ -260,7 +261,8 @@ def list_shards(
     shards = sorted(Path(corpus_dir).glob("shard_*.parquet"))
     if not shards: raise CourseError(f"no corpus in {corpus_dir}: make one with python -m nanochat_course.corpus")
     if split not in ("train", "val", "all"): raise CourseError(f"unknown split {split!r}: use train, val or all")
-    if len(shards) < 2: raise CourseError(f"{corpus_dir} holds one shard only, which would be the validation shard: nothing is left to train on; get at least two")
+    if len(shards) < 2:
+        raise CourseError(f"{corpus_dir} holds one shard only, which would be the validation shard: nothing is left to train on; get at least two")
     return {"train": shards[:-1], "val": shards[-1:], "all": shards}[split]
 
 def check_shard(
@@ -302,9 +304,11 @@ def read_row_group(
 )->list[str]: # its documents; raises `CourseError` that names file and row group if the data are corrupt
     "Read the documents of one row group."
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as f: return [t or "" for t in f.read_row_group(group, columns=["text"]).column(0).to_pylist()]
+        with pq.ParquetFile(path, page_checksum_verification=True) as f: column = f.read_row_group(group, columns=["text"]).column(0)
+        return [t or "" for t in column.to_pylist()]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
-        raise CourseError(f"{path}, row group {group}, cannot be read ({str(e).splitlines()[0]}): remove the file and get it again, or pass skip_corrupt") from None
+        raise CourseError(f"{path}, row group {group}, cannot be read ({str(e).splitlines()[0]}): "
+                          "remove the file and get it again, or pass skip_corrupt") from None
 
 def documents(
     paths,                   # parquet files
@@ -320,7 +324,7 @@ def documents(
             if not skip_corrupt: raise
             warnings.warn(f"skipped: {e}", stacklevel=2)
 
-# %% ../nbs/11_corpus.ipynb #75dbf54e
+# %% ../nbs/11_corpus.ipynb #e857c78a
 HUB = {"climbmix": ("karpathy/climbmix-400b-shuffle", 6542), "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822)}  # repository, last shard
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".py")
 
@@ -359,7 +363,8 @@ def read_source(
 )->list[str]:        # documents; never empty
     "The documents of a user's file or folder. A file in a folder is one document, a single text file is cut into several."
     path = Path(path).expanduser()
-    if not path.exists(): raise CourseError(f"{path} does not exist: give a text file, a folder, a .jsonl or .parquet file, or one of docstrings, {', '.join(HUB)}")
+    if not path.exists():
+        raise CourseError(f"{path} does not exist: give a text file, a folder, a .jsonl or .parquet file, or one of docstrings, {', '.join(HUB)}")
     suffix = path.suffix.lower()
     if path.is_dir():
         files = [p for p in sorted(path.rglob("*")) if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)]
@@ -373,7 +378,7 @@ def read_source(
     if not texts: raise CourseError(f"{path} is empty: there is no text in it")
     return texts
 
-# %% ../nbs/11_corpus.ipynb #0b3c20e7
+# %% ../nbs/11_corpus.ipynb #ea669388
 class Linked(urllib.request.HTTPRedirectHandler):
     "Follow redirects, and keep the checksum that the hub announces with them."
     checksum = None
@@ -423,20 +428,23 @@ def download(
             if checksum and sha256(part) != checksum: raise CourseError("the checksum is wrong")
             check_shard(part)
         except urllib.error.HTTPError as e:
-            if e.code in (401, 403, 404, 410): raise CourseError(f"{url} cannot be had (HTTP {e.code}): check the name of the data set and the number of shards") from None
+            if e.code in (401, 403, 404, 410):
+                raise CourseError(f"{url} cannot be had (HTTP {e.code}): check the name of the data set and the number of shards") from None
             error = f"HTTP {e.code}"
             if e.code == 416: part.unlink(missing_ok=True)               # the server has less than we have: begin again
         except CourseError as e:                                         # all bytes came, and they are not what they should be
             error = str(e)
             part.unlink(missing_ok=True)
         except (OSError, http.client.HTTPException, ValueError) as e:    # not all bytes came: keep those that did
-            if getattr(e, "errno", None) == errno.ENOSPC: raise CourseError(f"the disk is full: free some space and run the same command again, it goes on with {part}") from None
+            if getattr(e, "errno", None) == errno.ENOSPC:
+                raise CourseError(f"the disk is full: free some space and run the same command again, it goes on with {part}") from None
             error = str(e) or type(e).__name__
         else:
             part.with_name(part.name + ".etag").unlink(missing_ok=True)
             os.replace(part, path)
             return path
-    raise CourseError(f"{url} could not be downloaded in {attempts} attempts ({error}): check the connection and run the same command again, it goes on where it stopped")
+    raise CourseError(f"{url} could not be downloaded in {attempts} attempts ({error}): "
+                      "check the connection and run the same command again, it goes on where it stopped")
 
 def download_corpus(
     name:str,         # "climbmix" or "fineweb-edu"

@@ -12,7 +12,7 @@ import torch, torch.nn as nn, torch.nn.functional as F
 from .common import CourseError
 from .attention import attention, rms_norm, rotary, rotary_tables, KVCache
 
-# %% ../nbs/21_gpt.ipynb #8b011ee6
+# %% ../nbs/21_gpt.ipynb #a958c743
 @dataclass(frozen=True)
 class GPTConfig:
     "The size and the shape of a model."
@@ -32,7 +32,8 @@ class GPTConfig:
         if self.n_embd % self.n_head: raise CourseError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: change one of them")
         if self.head_dim % 2: raise CourseError(f"a head has {self.head_dim} channels, rotary embeddings need an even number: change n_embd or n_head")
         if self.n_head % self.n_kv_head:
-            raise CourseError(f"n_head {self.n_head} is not divisible by n_kv_head {self.n_kv_head}: every key-value head serves the same number of query heads")
+            raise CourseError(f"n_head {self.n_head} is not divisible by n_kv_head {self.n_kv_head}: "
+                              "every key-value head serves the same number of query heads")
         if not self.window_pattern or set(self.window_pattern.upper()) - set("SL"):
             raise CourseError(f"window pattern {self.window_pattern!r}: use the letters S (half the context) and L (all of it), as in SSSL")
         if not self.softcap > 0: raise CourseError(f"softcap is {self.softcap}: it must be positive, nanochat's is 15")
@@ -179,7 +180,7 @@ def head_loss(
     loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, torch.is_grad_enabled())
     return loss.view(targets.shape) if reduction == "none" else loss
 
-# %% ../nbs/21_gpt.ipynb #80b343d6
+# %% ../nbs/21_gpt.ipynb #11ebfe77
 class GPT(nn.Module):
     "A decoder-only transformer."
     def __init__(self,
@@ -241,7 +242,8 @@ class GPT(nn.Module):
         positions = slice(0, T) if kv_cache is None else kv_cache.start(T)
         last = T if kv_cache is None else kv_cache.end
         if last > self.config.sequence_len:
-            raise CourseError(f"{last} tokens, but the model was made for {self.config.sequence_len}: shorten the input, or make the model with a larger sequence_len")
+            raise CourseError(f"{last} tokens, but the model was made for {self.config.sequence_len}: "
+                              "shorten the input, or make the model with a larger sequence_len")
         return self.cos[positions], self.sin[positions]
 
     def parameters_by_role(self)->dict: # role -> list of (name, parameter)
