@@ -7,13 +7,13 @@ __all__ = ['group_advantages', 'policy_gradient_loss', 'Rollout', 'roll_out', 'r
            'RolloutLoader', 'ChatRLConfig', 'rl_tasks', 'rl_optimizer', 'log_rollouts', 'learn_from_reward', 'chat_rl',
            'main']
 
-# %% ../nbs/64_chat_rl.ipynb #434c6f69
+# %% ../nbs/64_chat_rl.ipynb #26c202c7
 import math, time
 from dataclasses import asdict, dataclass
 import torch
 from .common import CourseError, Runtime, base_dir, run_main, runtime, save_result, seed_everything, sha256
 from .optim import param_groups
-from .base_train import make_optimizer
+from .zero2 import make_optimizer
 from .scaling import Schedule, plan
 from .checkpoint import checkpoint_dir, load_checkpoint, load_model
 from .train import LoopConfig, open_log, train
