@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .common import run_main, runtime
 from .mid_train import MidTrainConfig, train_on_conversations
 
-# %% ../nbs/63_chat_sft.ipynb #40c9b665
+# %% ../nbs/63_chat_sft.ipynb #2f23a87a
 @dataclass(frozen=True)
 class ChatSFTConfig(MidTrainConfig):
     "Supervised fine-tuning: the assistant's tokens only, one epoch; flags as in midtraining, with other defaults."
@@ -20,7 +20,7 @@ class ChatSFTConfig(MidTrainConfig):
     docstring_epochs:float=2
     spelling_epochs:float=1
     lettercount_epochs:float=0.1
-    sums_epochs:float=6
+    sums_epochs:float=0.2
     wordproblems_epochs:float=0.15
     documents:int=0              # documents of the corpus among the conversations
 

@@ -254,7 +254,7 @@ def load_result(
     path = base_dir() / "report" / f"{stage}.json"
     return read_json(path) if path.exists() else {}
 
-# %% ../nbs/00_common.ipynb #c0f7875c
+# %% ../nbs/00_common.ipynb #22c7ac02
 def run_main(
     stage,        # function that takes the configuration
     config_class, # frozen dataclass whose comments are the help
@@ -262,7 +262,8 @@ def run_main(
 ):
     "Parse the command line into `config_class`, run `stage`, and turn a `CourseError` into one line and status 2."
     import tyro
-    prog = f"python -m nanochat_course.{stage.__module__.rsplit('.', 1)[-1]}"
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    prog = f"python -m {spec.name if spec else stage.__module__}"
     config = tyro.cli(config_class, prog=prog, description=stage.__doc__, args=argv)
     try: return stage(config)
     except CourseError as e: message, status = f"error: {e}", 2

@@ -6,7 +6,7 @@
 __all__ = ['PROMPTS', 'STAGE_BEFORE', 'STAGE_COMMAND', 'chat_samples', 'held_out_loss', 'find_tag', 'MidTrainConfig',
            'chat_tasks', 'training_mixture', 'chat_plan', 'same_start', 'train_on_conversations', 'mid_train', 'main']
 
-# %% ../nbs/62_mid_train.ipynb #495476f7
+# %% ../nbs/62_mid_train.ipynb #0c2acd25
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ from .tasks import (ConversationLoader, DocstringTask, DocumentTask, GSM8KTask, 
                                    TaskMixture, WordProblemsTask, chat)
 from .engine import Engine
 from .common import corpus_dir
-from .base_train import make_optimizer
+from .zero2 import make_optimizer
 
 # %% ../nbs/62_mid_train.ipynb #5f3edc35
 PROMPTS = ("Who are you?", "What can you do?", "What does len do?", "Explain str.upper.", "How do you spell computer?", "How many e are in between?",
@@ -79,7 +79,7 @@ def find_tag(
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/62_mid_train.ipynb #31f0f3d6
+# %% ../nbs/62_mid_train.ipynb #34140fa2
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -108,7 +108,7 @@ class MidTrainConfig:
     docstring_epochs:float=3
     spelling_epochs:float=2
     lettercount_epochs:float=0.2
-    sums_epochs:float=6
+    sums_epochs:float=0.4
     wordproblems_epochs:float=0.2
     gsm8k_epochs:float=0.
     gsm8k_path:str=""            # folder with GSM8K's train.jsonl and test.jsonl; empty: problems made by code

@@ -14,7 +14,7 @@ import torch
 from .common import CourseError, base_dir, load_result, read_json, run_main, write_json
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/72_speedrun.ipynb #4c60c343
+# %% ../nbs/72_speedrun.ipynb #04012c04
 PRESETS = {
     "tiny": dict(     # a rehearsal: every stage in seconds, learns nothing worth mentioning
         tok_train=dict(vocab_size=1024, max_chars=2_000_000),
@@ -26,11 +26,11 @@ PRESETS = {
         chat_eval=dict(model_tag="tiny", max_items=4)),
     "laptop": dict(   # two CPU cores, no network
         tok_train=dict(vocab_size=4096),
-        base_train=dict(depth=4, model_tag="laptop", max_seq_len=512, target_tokens=2_600_000., total_batch_size=4096, eval_every=200, save_every=50),
+        base_train=dict(depth=4, model_tag="laptop", max_seq_len=512, target_tokens=2_200_000., total_batch_size=4096, eval_every=200, save_every=50),
         base_eval=dict(model_tag="laptop"),
         mid_train=dict(model_tag="laptop"),
         chat_sft=dict(model_tag="laptop"),
-        chat_rl=dict(model_tag="laptop"),
+        chat_rl=dict(model_tag="laptop", num_iterations=72, max_new_tokens=20),
         chat_eval=dict(model_tag="laptop")),
     "gpu": dict(      # one GPU of 24 GB or more; downloads about 2 GB of text
         corpus=dict(source="climbmix", num_shards=24),

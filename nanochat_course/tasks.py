@@ -145,28 +145,31 @@ class LetterCountTask(SpellingTask):
     def grade(self, conversation, completion):
         return last_number(visible_text(completion)) == last_number(self.answer(conversation))
 
-# %% ../nbs/51_tasks.ipynb #80aab83d
+# %% ../nbs/51_tasks.ipynb #e2b9daf4
 class SumsTask(Task):
-    "Small additions and subtractions, no tool; the problems of the test part never occur in the train part."
+    "Small additions, no tool; the problems of the test part never occur in the train part."
     templates = ("What is {}?", "{} = ?", "Compute {}.", "How much is {}?")
 
-    def __init__(self, split="train", size=None, largest=20): # largest: of the two numbers
-        self.largest = largest
+    def __init__(self, split="train", size=None, largest=49, working=True): # largest of the two numbers; column by column, or the result alone
+        self.largest, self.working = largest, working
         super().__init__(split, size)
 
     def make_keys(self):
         n = range(self.largest + 1)
-        keys = [f"{a} + {b}" for a in n for b in n] + [f"{a} - {b}" for a in n for b in range(a + 1)]
+        keys = [f"{a} + {b}" for a in n for b in n]
         keys = [k for k in keys if held_out(" ".join(sorted(k.split()))) == (self.split == "test")]      # 3 + 4 and 4 + 3 on one side
         random.Random(0).shuffle(keys)
         return keys
 
     def make(self, key, rng):
-        a, op, b = key.split()
-        return chat(rng.choice(self.templates).format(key), str(int(a) + int(b) if op == "+" else int(a) - int(b)))
+        a, b = (int(x) for x in key.split(" + "))
+        ones = a % 10 + b % 10
+        tens = a // 10 + b // 10 + ones // 10
+        steps = f"{a % 10}+{b % 10}={ones},{a // 10}+{b // 10}{'+1' if ones > 9 else ''}={tens}:" if self.working else ""
+        return chat(rng.choice(self.templates).format(key), f"{steps}{a + b}")
 
     def grade(self, conversation, completion):
-        return visible_text(completion).strip().rstrip(".") == self.answer(conversation)
+        return last_number(visible_text(completion)) == last_number(self.answer(conversation))
 
 # %% ../nbs/51_tasks.ipynb #19031b14
 def gsm_parts(
