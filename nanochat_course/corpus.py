@@ -252,7 +252,7 @@ def write_corpus(
         write_shard(Path(out_dir) / f"shard_{i:05d}.parquet", texts[a:b], rows=min(1024, max(1, -(-(b - a) // 16))))
     return dict(documents=len(texts), bytes=size, words=sum(len(t.split()) for t in texts), shards=num_shards, validation_documents=bounds[-1] - bounds[-2])
 
-# %% ../nbs/11_corpus.ipynb #c1f20eec
+# %% ../nbs/11_corpus.ipynb #baae7d7d
 def list_shards(
     corpus_dir,        # folder of shards
     split:str="train", # "train": all but the last shard, "val": the last, "all"
@@ -304,8 +304,10 @@ def read_row_group(
 )->list[str]: # its documents; raises `CourseError` that names file and row group if the data are corrupt
     "Read the documents of one row group."
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as f: column = f.read_row_group(group, columns=["text"]).column(0)
-        return [t or "" for t in column.to_pylist()]
+        with pq.ParquetFile(path, page_checksum_verification=True) as f:
+            texts, rows = f.read_row_group(group, columns=["text"]).column(0).to_pylist(), f.metadata.row_group(group).num_rows
+        if len(texts) != rows: raise pa.ArrowInvalid(f"{len(texts)} documents where the footer says {rows}")
+        return [t or "" for t in texts]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise CourseError(f"{path}, row group {group}, cannot be read ({str(e).splitlines()[0]}): "
                           "remove the file and get it again, or pass skip_corrupt") from None
