@@ -2,7 +2,7 @@
 import random, shutil, time
 from dataclasses import fields, replace
 import pytest
-from test_mid_train import SMALL, kill_at, same, weights
+from test_mid_train import SMALL, base, kill_at, make_base, same, weights  # noqa: F401 (fixtures)
 from nanochat_course import mid_train as mid_module
 from nanochat_course.chat_sft import ChatSFTConfig, chat_sft
 from nanochat_course.checkpoint import checkpoint_dir, load_checkpoint

@@ -1,10 +1,9 @@
 "The sharded optimizer in real processes against the plain one in a single process."
 import os, random, signal, time
-import pytest, torch, torch.distributed as dist, torch.multiprocessing as mp
+import pytest, torch, torch.multiprocessing as mp
 from nanochat_course.common import CourseError, Runtime, runtime
 from nanochat_course.optim import MuonAdamW
-from nanochat_course import zero2
-from nanochat_course.zero2 import DistMuonAdamW, awkward_parameters, deal, make_buckets, make_optimizer, run_ranks
+from nanochat_course.zero2 import DistMuonAdamW, awkward_parameters, deal, make_optimizer, run_ranks
 
 # One description of a run serves both sides: the ranks each make their own gradients, the single process makes everybody's.
 CASES = {
