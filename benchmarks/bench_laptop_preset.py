@@ -38,6 +38,6 @@ for name, change in changes.items():
     result = load_result("base_train")
     rows.append(dict(changed=name, val_bpb=result["metrics"]["val_bpb"], seconds=round(result["seconds"], 1)))
     print(rows[-1], flush=True)
-    write_json(HERE / "results" / "laptop_preset.json", dict(date=time.strftime("%Y-%m-%d"), command=f"python benchmarks/bench_laptop_preset.py --share {args.share}",
+    write_json(HERE / "results" / "laptop_preset.json", dict(date=time.strftime("%Y-%m-%d"), command=f"python benchmarks/bench_laptop_preset.py --share {args.share}" + (f' --only "{args.only}"' if args.only else ""),
                machine=machine(), tokens=int(tokens), preset=preset, rows=rows))
 shutil.rmtree(folder)
