@@ -53,7 +53,8 @@ def run(tmp_path, stage_code, *args, wait=True):
     (tmp_path / "stage.py").write_text(stage_code)
     (tmp_path / "run.py").write_text(SCRIPT.format(stage=str(tmp_path / "stage.py")))
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "files"))
-    p = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)          # a background job starts with Ctrl-C ignored, and its children too
+    p = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), *args], env=env, preexec_fn=listen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     if not wait: return p
     out, err = p.communicate(timeout=120)
     return p.returncode, out, err
