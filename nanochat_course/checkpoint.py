@@ -229,13 +229,14 @@ def load_latest(
     if chosen == -2: raise CourseError(f"every checkpoint in {directory} is damaged: remove the folder to start again")
     return None if chosen == -1 else load_checkpoint(directory, chosen, check=False)
 
-# %% ../nbs/41_checkpoint.ipynb #0430b7fb
+# %% ../nbs/41_checkpoint.ipynb #3904cb75
 def differences(
     saved:dict, # fields of one configuration
     now:dict,   # fields of another
 )->str:         # "n_layer 4 there, 6 here"; empty if they are the same
     "Name the fields in which two configurations differ."
-    plain = lambda d: json.loads(json.dumps(d))
+    def plain(d): # as JSON has it, configurations inside opened up
+        return {k: v for key, value in json.loads(json.dumps(d)).items() for k, v in (value.items() if isinstance(value, dict) else [(key, value)])}
     saved, now = plain(saved), plain(now)
     fields = [k for k in {**saved, **now} if saved.get(k, "absent") != now.get(k, "absent")]
     return ", ".join(f"{k} {saved.get(k, 'absent')} there, {now.get(k, 'absent')} here" for k in fields)

@@ -226,7 +226,7 @@ def stop_not_finite(
     raise CourseError(f"step {step}: {what} is not finite; loader state after the batch: {describe(states[bad or 0])}; {good}; "
                       "look at the batch or lower the learning rate, then start again")
 
-# %% ../nbs/42_train.ipynb #5630c75e
+# %% ../nbs/42_train.ipynb #9cbd1e10
 @dataclass
 class LoopState:
     "What the loop itself must remember across a stop."
@@ -265,7 +265,10 @@ def resume_state(
     if ckpt.step > num_iterations:
         raise CourseError(f"{ckpt.path} is beyond num_iterations {num_iterations}: name another folder, or remove it to start again")
     restore(ckpt, model, optimizer, rt)
-    if d := differences(ckpt.meta["run"], settings): rt.print(f"warning: {ckpt.path} was made with other settings: {d[:300]}")
+    if d := differences(ckpt.meta["run"], settings):
+        if ckpt.step == num_iterations:
+            raise CourseError(f"{directory} holds a finished run with other settings ({d[:300]}): name another folder (--model-tag), or remove it")
+        rt.print(f"warning: {ckpt.path} was made with other settings: {d[:300]}")
     loaders = ckpt.meta["loader"]
     if len(loaders) != rt.world_size: rt.print(f"warning: {len(loaders)} processes wrote {ckpt.path}, {rt.world_size} go on: not the same run bit for bit")
     return LoopState(**ckpt.meta["loop"]), loaders[rt.rank % len(loaders)]

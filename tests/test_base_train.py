@@ -121,3 +121,15 @@ def test_two_processes_train_like_one(folder, tmp_path):
     losses = [r["loss"] for r in read_log(d / "report" / "base_train.jsonl") if "loss" in r]
     result = read_json(d / "report" / "base_train.json")
     assert result["world_size"] == 2 and result["tokens"] == 8 * 256 and losses[-1] < losses[0] and abs(losses[0] - torch.tensor(300.0).log()) < 0.1
+
+
+def test_a_finished_run_is_not_passed_off_as_one_with_other_settings(folder, tmp_path):
+    d = tmp_path / "d"
+    shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
+    flags = {**FLAGS, "num_iterations": 4, "model_tag": "x"}
+    assert launch(d, flags).wait(timeout=120) == 0
+    report = (d / "report" / "base_train.json").read_text()
+    p = launch(d, {**flags, "matrix_lr": 0.1})
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 2 and "matrix_lr 0.02 there, 0.1 here" in err and "--model-tag" in err and err.strip().count("\n") == 0
+    assert (d / "report" / "base_train.json").read_text() == report
