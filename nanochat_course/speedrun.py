@@ -14,7 +14,7 @@ import torch
 from .common import CourseError, base_dir, load_result, read_json, run_main, write_json
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/72_speedrun.ipynb #04012c04
+# %% ../nbs/72_speedrun.ipynb #d89123b3
 PRESETS = {
     "tiny": dict(     # a rehearsal: every stage in seconds, learns nothing worth mentioning
         tok_train=dict(vocab_size=1024, max_chars=2_000_000),
@@ -35,10 +35,10 @@ PRESETS = {
     "gpu": dict(      # one GPU of 24 GB or more; downloads about 2 GB of text
         corpus=dict(source="climbmix", num_shards=24),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
-        base_train=dict(depth=12, model_tag="d12", corpus="climbmix", max_seq_len=2048, eval_tokens=2**21, save_every=500),
+        base_train=dict(depth=12, model_tag="d12", corpus="climbmix", max_seq_len=2048, device_batch_size=16, eval_tokens=2**21, save_every=500),
         base_eval=dict(model_tag="d12", corpus="climbmix"),
-        mid_train=dict(model_tag="d12", corpus="climbmix"),
-        chat_sft=dict(model_tag="d12", corpus="climbmix"),
+        mid_train=dict(model_tag="d12", corpus="climbmix", device_batch_size=4),
+        chat_sft=dict(model_tag="d12", corpus="climbmix", device_batch_size=4),
         chat_rl=dict(model_tag="d12"),
         chat_eval=dict(model_tag="d12", corpus="climbmix")),
     "8xh100": dict(   # the real run
@@ -47,8 +47,8 @@ PRESETS = {
         base_train=dict(depth=24, model_tag="d24", corpus="climbmix", max_seq_len=2048, window_pattern="SSSL", target_param_data_ratio=8.,
                         device_batch_size=16, fp8=True, eval_tokens=20 * 2**19, save_every=1000),
         base_eval=dict(model_tag="d24", corpus="climbmix"),
-        mid_train=dict(model_tag="d24", corpus="climbmix"),
-        chat_sft=dict(model_tag="d24", corpus="climbmix"),
+        mid_train=dict(model_tag="d24", corpus="climbmix", device_batch_size=1),
+        chat_sft=dict(model_tag="d24", corpus="climbmix", device_batch_size=1),
         chat_rl=dict(model_tag="d24"),
         chat_eval=dict(model_tag="d24", corpus="climbmix")),
 }

@@ -114,3 +114,16 @@ def test_bad_input_is_one_line(args, text, tmp_path):
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path))
     done = subprocess.run([sys.executable, "-m", "nanochat_course.speedrun", *args], env=env, capture_output=True, text=True)
     assert done.returncode == 2 and text in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name,ranks,gigabytes", [("gpu", 1, 24), ("8xh100", 8, 80)])
+def test_presets_fit_their_machine_by_the_formula(name, ranks, gigabytes):
+    "Each training stage's rows in one pass leave a tenth of the card for what the formula leaves out."
+    from dataclasses import replace
+    from nanochat_course.base_train import base_plan
+    from nanochat_course.scaling import memory_per_rank
+    preset = S.PRESETS[name]
+    plan = base_plan(S.stage_config("base_train", preset["base_train"]), preset["tok_train"]["vocab_size"], ranks)
+    for stage in ("base_train", "mid_train", "chat_sft"):
+        rows = preset[stage].get("device_batch_size", 65536 // plan.sequence_len)          # the default of the stages on a GPU
+        assert memory_per_rank(replace(plan, device_batch_size=rows))["total"] < .9 * gigabytes * 1e9, stage
