@@ -127,7 +127,7 @@ def best_rate(
     losses, path, seconds = runs[lr]
     return dict(lr=lr, loss=last[lr], losses=losses, path=path, seconds=seconds / max(1, len(losses) - 1), tried=last)
 
-# %% ../nbs/43_optimizer_lab.ipynb #f5af5850
+# %% ../nbs/43_optimizer_lab.ipynb #eb9228ab
 def ill_conditioned(
     m:int=24, n:int=36,    # rows and columns
     condition:float=100.,  # of each side; that of the whole problem is its square
@@ -136,12 +136,12 @@ def ill_conditioned(
 ):                         # () -> a fresh model, whose first loss is 1
     "Find W* from L(W) = |A^(1/2) (W - W*) B^(1/2)|^2 / 2, where A and B have eigenvalues from 1 down to 1/condition."
     gen = torch.Generator().manual_seed(seed)
-    def root(d):
-        basis = torch.linalg.qr(torch.randn(d, d, generator=gen))[0] if rotated else torch.eye(d)
-        return basis * torch.logspace(0, -math.log10(condition), d).sqrt() @ basis.mT
-    A, B, goal = root(m), root(n), torch.randn(m, n, generator=gen)
+    goal, f64 = torch.randn(m, n, generator=gen).double(), dict(dtype=torch.float64)
+    turn_of = lambda d: torch.linalg.qr(torch.randn(d, d, generator=gen).double())[0] if rotated else torch.eye(d, **f64)
+    (P, Q), spectrum = (turn_of(m), turn_of(n)), lambda d: torch.logspace(0, -math.log10(condition), d, **f64).sqrt()
+    A, B, goal = P * spectrum(m) @ P.mT, Q * spectrum(n) @ Q.mT, P @ goal @ Q.mT
     goal = goal / ((A @ goal @ B).square().sum() / 2).sqrt()
-    return lambda: OneMatrix(torch.zeros(m, n), lambda W: (A @ (W - goal) @ B).square().sum() / 2)
+    return lambda: OneMatrix(torch.zeros(m, n, **f64), lambda W: (A @ (W - goal) @ B).square().sum() / 2)
 
 def race_matrix(
     names,                 # of contenders
@@ -150,7 +150,7 @@ def race_matrix(
     "Every contender on the ill-conditioned matrix, along the axes and turned."
     return {kind: {n: best_rate(ill_conditioned(rotated=kind == "rotated"), n, steps) for n in names} for kind in ("aligned", "rotated")}
 
-# %% ../nbs/43_optimizer_lab.ipynb #df54aacc
+# %% ../nbs/43_optimizer_lab.ipynb #db9d2d2e
 def turn(
     X:torch.Tensor,      # (m, n)
     left:torch.Tensor,   # (m, m) orthonormal columns, or None
@@ -240,7 +240,7 @@ def soap(
     "SOAP; tables of tokens get a basis on the side of the channels only."
     roles = model.parameters_by_role()
     return SOAP([dict(params=[p for _, p in named]) | (dict(max_dim=min(min(p.shape) for _, p in named)) if "embedding" in role else {})
-                 for role, named in roles.items() if named], lr=lr)
+                 for role, named in roles.items() if named], lr=lr, betas=(0.9, 0.95))
 
 CONTENDERS["soap"] = Contender("SOAP", soap)
 
@@ -336,7 +336,7 @@ def race_surfaces(
     "Every contender on every surface, each with its best learning rate."
     return {s: {n: best_rate(lambda: on_surface(SURFACES[s]), n, steps) for n in names} for s in surfaces}
 
-# %% ../nbs/43_optimizer_lab.ipynb #83ffa810
+# %% ../nbs/43_optimizer_lab.ipynb #db9e7cf2
 def draw_path(
     ax,               # where
     surface:Surface,
@@ -345,9 +345,9 @@ def draw_path(
 ):
     "Contours of a surface, its minima, and a path."
     x, y = torch.meshgrid(torch.linspace(*surface.view[:2], 100), torch.linspace(*surface.view[2:], 100), indexing="xy")
-    ax.contour(x, y, (surface.loss(x, y) + 1e-3).log(), levels=12, colors="#7f7f7f", linewidths=0.5, linestyles="-", alpha=0.6)
+    ax.contour(x, y, (surface.loss(x, y) + 3e-3).log(), levels=6, colors="#7f7f7f", linewidths=0.5, linestyles="-", alpha=0.4, antialiased=False)
     ax.plot(path[:, 0, 0], path[:, 1, 0], "o-", ms=1.8, lw=0.9, color=color)
-    for goal in surface.goals: ax.plot(*goal, "*", ms=9, color="#7f7f7f", zorder=5)
+    for goal in surface.goals: ax.plot(*goal, "*", ms=7, color="C6", zorder=5)
     ax.set(xlim=surface.view[:2], ylim=surface.view[2:]); ax.grid(False)
 
 def draw_surfaces(
@@ -356,21 +356,21 @@ def draw_surfaces(
     "Small pictures of every path on every surface."
     import matplotlib.pyplot as plt
     names = list(next(iter(results.values())))
-    fig, axes = plt.subplots(len(results), len(names), figsize=(1.65 * len(names) + 0.4, 1.75 * len(results) + 0.2), squeeze=False, layout="constrained")
-    for row, (s, runs) in zip(axes, results.items()):
+    fig, axes = plt.subplots(len(results), len(names), figsize=(1.2 * len(names) + 0.3, 1.2 * len(results) + 0.3), squeeze=False, layout="constrained")
+    for i, (row, (s, runs)) in enumerate(zip(axes, results.items())):
         for ax, (n, run) in zip(row, runs.items()):
             draw_path(ax, SURFACES[s], run["path"], f"C{list(CONTENDERS).index(n)}")
-            ax.set(xticks=[], yticks=[]); ax.set_title((f"{CONTENDERS[n].title}\n" if row is axes[0] else "") + f"{run['loss']:.1g}", fontsize=8)
+            ax.set(xticks=[], yticks=[]); ax.set_title(("" if i else f"{CONTENDERS[n].title}\n") + f"{run['loss']:.1g}", fontsize=8)
         row[0].set_ylabel(s)
     return fig
 
-# %% ../nbs/43_optimizer_lab.ipynb #d685cf95
+# %% ../nbs/43_optimizer_lab.ipynb #71f7b001
 def draw_matrix(
     results:dict,     # from `race_matrix`
 ):                    # a figure
     "Loss by step, aligned and rotated."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(7, 3), sharey=True, layout="constrained")
     for ax, (kind, runs) in zip(axes, results.items()):
         for n, run in runs.items(): ax.semilogy(run["losses"], lw=1.4, color=f"C{list(CONTENDERS).index(n)}", label=CONTENDERS[n].title)
         ax.set(title=kind, xlabel="step")
@@ -457,7 +457,7 @@ CONTENDERS["adamw_roles"] = Contender("AdamW by role", lambda model, lr: hybrid(
 CONTENDERS["hybrid"] = Contender("hybrid", hybrid)
 NEED_ROLES = ("adamw_roles", "hybrid")     # on a single matrix they are AdamW and Muon
 
-# %% ../nbs/43_optimizer_lab.ipynb #07a1d457
+# %% ../nbs/43_optimizer_lab.ipynb #0e8bee66
 def tune(
     score,            # learning rate -> loss
     start:float,      # first rate to try
@@ -473,7 +473,8 @@ def tune(
     while len(tried) < tries:
         best = min(tried, key=tried.get)
         untried = [k for k in (best + step, best - step) if k not in tried]
-        if untried: attempt(untried[0])
+        if tried[best] == math.inf: attempt(min(tried) - 2)                       # nothing has worked yet: far down
+        elif untried: attempt(untried[0])
         else: step /= 2
     return {start * factor**k: loss for k, loss in tried.items()}
 
@@ -522,7 +523,7 @@ def gpt_run(
     return dict(val=curve[-1][1], curve=curve, train=[r["loss"] for r in steps], optimizer_s=mean(seconds[1:] or seconds),
                 step_s=mean(s.batch_size * s.seq_len / r["tokens_per_second"] for r in steps[1:] or steps), state_bytes=state_bytes(optimizer))
 
-# %% ../nbs/43_optimizer_lab.ipynb #89fba828
+# %% ../nbs/43_optimizer_lab.ipynb #d1ca4ccc
 def race_gpt(
     problem:GPTProblem,
     names,            # of contenders
@@ -543,25 +544,25 @@ def race_gpt(
     return results
 
 def summary(name, test, tried, lr, runs)->dict:
-    "Means over the seeds, and the spread of the last loss."
+    "Mean and spread of the last loss over the seeds, times of the fastest run."
     whole = [r for r in runs if math.isfinite(r["val"])]
     if not whole: raise CourseError(f"{name}: no run at its best learning rate {lr:.3g} ended with a finite loss: use more --tries")
-    over = lambda key: mean(r[key] for r in whole)
+    fastest = min(whole, key=lambda r: r["step_s"])                                     # what disturbs a clock only makes it slower
     curve = [(points[0][0], mean(v for _, v in points)) for points in zip(*(r["curve"] for r in whole))]
     return dict(title=CONTENDERS[name].title, range={k: test[k] for k in ("multipliers", "smooth", "suggestion")}, tried=list(tried.items()), lr=lr,
-                vals=[r["val"] for r in runs], val=over("val"), spread=stdev(r["val"] for r in whole) if len(whole) > 1 else 0., curve=curve,
-                step_s=over("step_s"), optimizer_s=over("optimizer_s"), state_bytes=whole[0]["state_bytes"])
+                vals=[r["val"] for r in runs], val=mean(r["val"] for r in whole), spread=stdev(r["val"] for r in whole) if len(whole) > 1 else 0., curve=curve,
+                step_s=fastest["step_s"], optimizer_s=fastest["optimizer_s"], state_bytes=whole[0]["state_bytes"])
 
-# %% ../nbs/43_optimizer_lab.ipynb #f1d7e8c9
+# %% ../nbs/43_optimizer_lab.ipynb #b9fa2235
 def draw_gpt(
     results:dict,     # from `race_gpt`, or read back from its JSON file
 ):                    # a figure
     "Validation loss by step and by second."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(8, 3.6), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True, layout="constrained")
     for n, r in results.items():
         steps, losses = zip(*r["curve"])
-        for ax, scale in zip(axes, (1, r["step_s"])): ax.plot([s * scale for s in steps], losses, ".-", lw=1.3, ms=4, color=f"C{list(CONTENDERS).index(n)}", label=r["title"])
+        for ax, scale in zip(axes, (1, r["step_s"])): ax.plot([s * scale for s in steps], losses, lw=1.3, color=f"C{list(CONTENDERS).index(n)}", label=r["title"])
     low = min(r["val"] for r in results.values()); high = max(r["curve"][min(2, len(r["curve"]) - 1)][1] for r in results.values())
     axes[0].set(xlabel="step", ylabel="validation loss, nats per token", ylim=(low - 0.05, high)); axes[1].set(xlabel="seconds of training")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
@@ -594,11 +595,11 @@ def reaches(
         if l1 <= target: return s1 if l0 <= l1 else max(s0, s0 + (s1 - s0) * (l0 - target) / (l0 - l1))
     return None
 
-# %% ../nbs/43_optimizer_lab.ipynb #9c7d4882
+# %% ../nbs/43_optimizer_lab.ipynb #b429f2ad
 def overhead(
     problem:GPTProblem,
     name:str,               # of the contender
-    rows:tuple=(1, 4, 16, 64), # per step
+    rows:tuple=(1, 4, 16, 32), # per step
     repeat:int=10,          # steps; SOAP turns its axes in one of ten
 )->list:                    # dicts: tokens, gradient_s, optimizer_s
     "Seconds of a step's two parts for growing batches."
@@ -617,13 +618,13 @@ def overhead(
         out.append(dict(tokens=data[0][:r].numel(), gradient_s=mean(gradient[1:]), optimizer_s=mean(seconds[1:])))
     return out
 
-# %% ../nbs/43_optimizer_lab.ipynb #d9d3d1df
+# %% ../nbs/43_optimizer_lab.ipynb #0f74fff4
 @dataclass(frozen=True)
 class OptimizerLabConfig:
     "Race optimizers against each other, each with its own best learning rate."
     problem:str="all"       # surface, matrix, gpt, or all
     optimizers:str="all"    # names separated by commas: sgd, momentum, adamw, adamw_roles, muon, hybrid, soap, schedule_free; or all
-    steps:int=0             # per run; 0: 100 on a surface, 150 on the matrix, 250 for the GPT
+    steps:int=0             # per run; 0: 100 on a surface, 150 on the matrix, 200 for the GPT
     tries:int=5             # learning rates that each optimizer may try on the GPT
     seeds:int=3             # further runs of the GPT at each one's best learning rate
     n_layer:int=2           # blocks of the GPT
@@ -652,17 +653,19 @@ def chosen(
     if config.n_embd < 32 or config.n_embd % 32: raise CourseError(f"n_embd is {config.n_embd}: it must be a multiple of 32, the width of a head")
     return problems, names
 
-# %% ../nbs/43_optimizer_lab.ipynb #c79a7560
+# %% ../nbs/43_optimizer_lab.ipynb #aed1bd35
 def plain(x): # no paths, None for what is not finite
-    "A result as JSON can hold it."
+    "A result as JSON can hold it, numbers to six digits."
     if isinstance(x, dict): return {str(k): plain(v) for k, v in x.items() if k != "path"}
     if isinstance(x, (list, tuple)): return [plain(v) for v in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
+    if isinstance(x, float): return float(f"{x:.6g}") if math.isfinite(x) else None
+    return x
 
 def optimizer_lab(
     config:OptimizerLabConfig,
 )->dict:                    # surface, matrix, gpt: what was asked for; setup, machine, seconds
     "Race optimizers on surfaces, on an ill-conditioned matrix and on a small GPT; leaves a JSON file and figures."
+    import matplotlib.pyplot as plt
     start, (problems, names) = time.time(), chosen(config)
     alone = [n for n in names if n not in NEED_ROLES]
     out = Path(config.out).expanduser() if config.out else base_dir() / "optimizer_lab"
@@ -673,12 +676,13 @@ def optimizer_lab(
         if "surface" in problems: result["surface"] = race_surfaces(alone, config.steps or 100); figures["surface"] = draw_surfaces(result["surface"])
         if "matrix" in problems: result["matrix"] = race_matrix(alone, config.steps or 150); figures["matrix"] = draw_matrix(result["matrix"])
         if "gpt" in problems:
-            problem = GPTProblem(Setup(config.n_layer, config.n_embd, config.vocab_size, config.seq_len, config.batch_size, config.steps or 250), rt, config.corpus)
+            problem = GPTProblem(Setup(config.n_layer, config.n_embd, config.vocab_size, config.seq_len, config.batch_size, config.steps or 200), rt, config.corpus)
             result["setup"], result["parameter_bytes"] = asdict(problem.setup), sum(4 * p.numel() for p in problem.model(0).parameters())
             result["gpt"] = race_gpt(problem, names, config.tries, config.seeds, rt.print); figures["gpt"] = draw_gpt(result["gpt"])
             result["overhead"] = {n: overhead(problem, n) for n in names}
         for name, figure in figures.items():
             with atomic_path(out / f"{name}.png") as tmp: figure.savefig(tmp, format="png", dpi=150)
+            plt.close(figure)
         rt.print(show(result))
         result |= dict(date=time.strftime("%Y-%m-%d"), config=asdict(config), machine=machine(), seconds=round(time.time() - start, 1))
         write_json(out / "optimizer_lab.json", plain(result))
