@@ -377,7 +377,7 @@ def draw_matrix(
     axes[0].set(ylabel="loss", ylim=(1e-10, 3)); fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return fig
 
-# %% ../nbs/43_optimizer_lab.ipynb #6d2b874f
+# %% ../nbs/43_optimizer_lab.ipynb #71d40b5b
 @dataclass(frozen=True)
 class Setup:
     "The GPT problem: text, model and batch."
@@ -400,7 +400,7 @@ def standard_library_corpus(
     if (out_dir / "corpus.json").exists(): return out_dir
     texts, size = [], 0
     for source in python_sources():
-        if "site-packages" in source[0]: continue
+        if "-packages" in source[0]: continue                                      # site-packages, dist-packages
         for text in file_documents(source):
             texts.append(text); size += len(text)
         if size > max_bytes: break
@@ -553,7 +553,7 @@ def summary(name, test, tried, lr, runs)->dict:
                 vals=[r["val"] for r in runs], val=mean(r["val"] for r in whole), spread=stdev(r["val"] for r in whole) if len(whole) > 1 else 0., curve=curve,
                 step_s=fastest["step_s"], optimizer_s=fastest["optimizer_s"], state_bytes=whole[0]["state_bytes"])
 
-# %% ../nbs/43_optimizer_lab.ipynb #b9fa2235
+# %% ../nbs/43_optimizer_lab.ipynb #bc2a6db2
 def draw_gpt(
     results:dict,     # from `race_gpt`, or read back from its JSON file
 ):                    # a figure
@@ -563,8 +563,8 @@ def draw_gpt(
     for n, r in results.items():
         steps, losses = zip(*r["curve"])
         for ax, scale in zip(axes, (1, r["step_s"])): ax.plot([s * scale for s in steps], losses, lw=1.3, color=f"C{list(CONTENDERS).index(n)}", label=r["title"])
-    low = min(r["val"] for r in results.values()); high = max(r["curve"][min(2, len(r["curve"]) - 1)][1] for r in results.values())
-    axes[0].set(xlabel="step", ylabel="validation loss, nats per token", ylim=(low - 0.05, high)); axes[1].set(xlabel="seconds of training")
+    low = min(r["val"] for r in results.values())
+    axes[0].set(xlabel="step", ylabel="validation loss, nats per token", ylim=(low - 0.05, low + 1.8)); axes[1].set(xlabel="seconds of training")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return fig
 
@@ -618,7 +618,7 @@ def overhead(
         out.append(dict(tokens=data[0][:r].numel(), gradient_s=mean(gradient[1:]), optimizer_s=mean(seconds[1:])))
     return out
 
-# %% ../nbs/43_optimizer_lab.ipynb #0f74fff4
+# %% ../nbs/43_optimizer_lab.ipynb #0fe7730a
 @dataclass(frozen=True)
 class OptimizerLabConfig:
     "Race optimizers against each other, each with its own best learning rate."
@@ -646,7 +646,7 @@ def chosen(
     if not names: raise CourseError(f"no optimizer named: use {', '.join(CONTENDERS)} or all")
     if bad := [n for n in names if n not in CONTENDERS]: raise CourseError(f"unknown optimizer {bad[0]!r}: use {', '.join(CONTENDERS)} or all")
     if problems != ["gpt"] and not set(names) - set(NEED_ROLES):
-        raise CourseError(f"{' and '.join(names)} need parameters of several roles: use --problem gpt, or add another optimizer")
+        raise CourseError(f"{', '.join(names)}: made for parameters of several roles; use --problem gpt, or add another optimizer")
     if config.steps < 0: raise CourseError(f"steps is {config.steps}: use a positive number, or 0 for the default")
     for field in ("tries", "seeds", "n_layer", "batch_size", "seq_len"):
         if getattr(config, field) < 1: raise CourseError(f"{field} is {getattr(config, field)}: it must be at least 1")
