@@ -553,13 +553,13 @@ def summary(name, test, tried, lr, runs)->dict:
                 vals=[r["val"] for r in runs], val=mean(r["val"] for r in whole), spread=stdev(r["val"] for r in whole) if len(whole) > 1 else 0., curve=curve,
                 step_s=fastest["step_s"], optimizer_s=fastest["optimizer_s"], state_bytes=whole[0]["state_bytes"])
 
-# %% ../nbs/43_optimizer_lab.ipynb #bc2a6db2
+# %% ../nbs/43_optimizer_lab.ipynb #26784474
 def draw_gpt(
     results:dict,     # from `race_gpt`, or read back from its JSON file
 ):                    # a figure
     "Validation loss by step and by second."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(6.6, 3), sharey=True, layout="constrained")
     for n, r in results.items():
         steps, losses = zip(*r["curve"])
         for ax, scale in zip(axes, (1, r["step_s"])): ax.plot([s * scale for s in steps], losses, lw=1.3, color=f"C{list(CONTENDERS).index(n)}", label=r["title"])
