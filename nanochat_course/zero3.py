@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PHASES', 'bytes_written', 'on_the_wire', 'collectives', 'FlatShard', 'GatherParameters', 'Unit', 'Zero3', 'small_gpt',
            'sentence', 'Dot', 'Awkward', 'awkward_run', 'refusal', 'awkward_cases', 'shard_blocks', 'alone',
-           'adamw_groups', 'distance', 'Contender', 'memory_trace', 'compare', 'RowMuonAdamW', 'muon_groups',
+           'adamw_groups', 'distance', 'Contender', 'MemoryWatch', 'compare', 'RowMuonAdamW', 'muon_groups',
            'muon_ways']
 
-# %% ../nbs/33_zero3.ipynb #5ace32a5
+# %% ../nbs/33_zero3.ipynb #51032ca4
 import itertools, time
 import torch, torch.nn as nn, torch.distributed as dist
 from fastcore.basics import patch
@@ -16,7 +16,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 from .common import CourseError, Runtime
 from .gpt import GPT, GPTConfig
 from .optim import MuonAdamW, param_groups
@@ -175,7 +177,7 @@ class Unit:
         if self.zero.reshard_after_forward or not torch.is_grad_enabled(): self.free()
         return out
 
-# %% ../nbs/33_zero3.ipynb #f774c512
+# %% ../nbs/33_zero3.ipynb #d94ee4aa
 class Zero3:
     "Parameters, gradients and states in shards; each unit whole only while it computes (arXiv 1910.02054, 2304.11277)."
     def __init__(self,
@@ -191,13 +193,14 @@ class Zero3:
         for m in model.modules():
             for name, p in m._parameters.items():
                 if p is not None: slots.setdefault(p, []).append((m, name))
-        names = {p: n for n, p in model.named_parameters()}
+        names, owner = {p: n for n, p in model.named_parameters()}, {}
         for module in [*units, model]:
-            inside = set(module.modules())
-            mine = {p: s for p, s in slots.items() if any(m in inside for m, _ in s)}
-            for p, s in mine.items():
-                if not all(m in inside for m, _ in s): raise CourseError(f"{names[p]} is used in more than one unit: put the modules that share it into one")
-                del slots[p]
+            inside, mine = set(module.modules()), {}
+            for p, s in slots.items():
+                here = [m in inside for m, _ in s]
+                if any(here) and owner.get(p) not in inside:                     # not in a unit inside this one
+                    if p in owner or not all(here): raise CourseError(f"{names[p]} is used in more than one unit: put the modules that share it into one")
+                    owner[p], mine[p] = module, s
             claims.append((module, mine))
         self.check_start(mine for _, mine in claims)
         self.units = [Unit(module, mine, names, self) for module, mine in claims if mine or module is model]
@@ -362,7 +365,7 @@ def distance(a:dict, b:dict)->float:
     "Length of the difference between two models, relative to the second."
     return (sum((a[n] - b[n]).square().sum() for n in b) / sum(p.square().sum() for p in b.values())).sqrt().item()
 
-# %% ../nbs/33_zero3.ipynb #4dd7a6e1
+# %% ../nbs/33_zero3.ipynb #18b3ec99
 class Contender:
     "One way to train the small GPT on many ranks, with AdamW throughout so that only the division differs."
     def __init__(self, name:str, rt):
@@ -375,15 +378,18 @@ class Contender:
             self.opt = RowMuonAdamW(adamw_groups(self.model), rt)
         else: self.opt = (DistMuonAdamW if name == "ZeRO-2" else lambda groups, rt: MuonAdamW(groups))(adamw_groups(self.model), rt)
 
-    def step(self, number:int)->torch.Tensor:
+    def step(self, number:int, mark=lambda phase: None)->torch.Tensor:
         "One training step; the loss."
-        with record_function("forward"): loss = self.model(*sentence(self.rt.rank, number))
-        with record_function("backward"): loss.backward()
+        mark("forward")
+        loss = self.model(*sentence(self.rt.rank, number))
+        mark("backward")
+        loss.backward()
         if self.name == "data parallel":
             for p in self.model.parameters(): p.grad = self.rt.all_reduce(p.grad, "mean")
         if self.name == "ZeRO-2": self.opt.reduce_gradients()
         self.gradients = self.gradient_bytes()
-        with record_function("optimizer"): self.opt.step()
+        mark("optimizer")
+        self.opt.step()
         self.opt.zero_grad()
         return loss.detach()
 
@@ -391,6 +397,8 @@ class Contender:
         "What this rank keeps of the parameters."
         if self.name.startswith("own"): return [f.shard for u in self.zero.units for f in u.flats]
         return [p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters()]
+
+    def states(self)->list: return [t for s in self.opt.state.values() for t in s.values()]
 
     def gradient_bytes(self)->int:
         "Gradients held before the update."
@@ -406,24 +414,23 @@ class Contender:
     def held(self)->dict:
         "Bytes that stay on this rank."
         return dict(parameters=sum(p.nbytes for p in self.shards()), gradients=self.gradients,
-                    states=sum(t.nbytes for s in self.opt.state.values() for t in s.values()))
+                    states=sum(t.nbytes for t in self.states()))
 
-# %% ../nbs/33_zero3.ipynb #13950fc1
-def memory_trace(
-    fn,             # marks its phases by `record_function`
-    phases:tuple,   # names of the phases, in order
-)->list:            # one (position, bytes) per allocation or release; position i + 0.5 is the middle of phase i
-    "Bytes of tensors on the CPU while `fn` runs, counted from its start."
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof: fn()
-    events = sorted(prof.profiler.kineto_results.events(), key=lambda e: e.start_ns())
-    spans = {e.name(): (e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name() in phases}
-    memory = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    total = list(itertools.accumulate(b for _, b in memory))
-    out = []
-    for i, phase in enumerate(phases):
-        inside = [k for k, (t, _) in enumerate(memory) if spans[phase][0] <= t <= spans[phase][1]]
-        out += [(i + j / len(inside), total[k]) for j, k in enumerate(inside)]
-    return out
+# %% ../nbs/33_zero3.ipynb #22ce44be
+class MemoryWatch(TorchDispatchMode):
+    "Bytes of all tensors that are alive, after every operation. A storage may shrink to nothing, as FSDP's do."
+    def __init__(self, tensors):    # tensors that are there from the start
+        super().__init__()
+        self.alive, self.phases = WeakIdKeyDictionary({t.untyped_storage(): None for t in tensors}), {}
+
+    def mark(self, phase:str): self.bytes = self.phases.setdefault(phase, [])
+
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if type(t) in (torch.Tensor, nn.Parameter): self.alive[t.untyped_storage()] = None
+        self.bytes.append(sum(s.nbytes() for s in list(self.alive)))
+        return out
 
 PHASES = ("forward", "backward", "optimizer")
 
@@ -444,9 +451,10 @@ def compare(rt, names:tuple, steps:int=20, timed:int=6)->dict: # name -> measure
         weights = c.weights()
         out[c.name] = dict(loss=max((abs(a - b) for a, b in zip(seen[c.name], losses)), default=0), weights=distance(weights, oracle) if oracle else 0)
         sent = on_the_wire(rt, lambda: c.step(steps))
-        out[c.name] |= c.held() | dict(sent=sent, seconds=sorted(seconds[c.name])[timed // 2])
+        out[c.name] |= c.held() | dict(sent=sent, seconds=sorted(seconds[c.name])[len(seconds[c.name]) // 2])
         rt.barrier()
-        out[c.name]["trace"] = memory_trace(lambda: c.step(steps + 1), PHASES) if rt.is_main else c.step(steps + 1) and []
+        with MemoryWatch(c.shards() + c.states()) as watch: c.step(steps + 1, watch.mark)
+        out[c.name]["memory"] = watch.phases
     return out
 
 # %% ../nbs/33_zero3.ipynb #4b3bebd9
