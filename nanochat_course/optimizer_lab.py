@@ -57,13 +57,17 @@ CONTENDERS = dict(
     adamw=Contender("AdamW", lambda model, lr: AdamW(named_parameters(model), lr=lr, betas=(0.9, 0.95), weight_decay=0.)),
 )
 
-# %% ../nbs/43_optimizer_lab.ipynb #bc8e26a1
+# %% ../nbs/43_optimizer_lab.ipynb #c5a0757c
 def markdown_table(
     head,   # titles of the columns
     rows,   # lists as long as `head`
 )->str:
     "A table as text that a notebook shows as a table."
-    return "\n".join("| " + " | ".join(map(str, r)) + " |" for r in (head, ["---", *["---:"] * (len(head) - 1)], *rows))
+    table = [[str(x) for x in r] for r in (head, *rows)]
+    widths = [max(4, *map(len, column)) for column in zip(*table)]
+    rule = ["-" * min(40, w) + ":" * (i > 0) for i, w in enumerate(widths)]   # pandoc makes columns as wide as their dashes
+    pad = lambda r: [x.rjust(w) if i else x.ljust(w) for i, (x, w) in enumerate(zip(r, widths))]
+    return "\n".join("| " + " | ".join(r) + " |" for r in (pad(table[0]), rule, *map(pad, table[1:])))
 
 # %% ../nbs/43_optimizer_lab.ipynb #49a2f7f4
 def muon_alone(
@@ -150,7 +154,7 @@ def race_matrix(
     "Every contender on the ill-conditioned matrix, along the axes and turned."
     return {kind: {n: best_rate(ill_conditioned(rotated=kind == "rotated"), n, steps) for n in names} for kind in ("aligned", "rotated")}
 
-# %% ../nbs/43_optimizer_lab.ipynb #db9d2d2e
+# %% ../nbs/43_optimizer_lab.ipynb #e5c891b6
 def turn(
     X:torch.Tensor,      # (m, n)
     left:torch.Tensor,   # (m, m) orthonormal columns, or None
@@ -212,7 +216,7 @@ class SOAP(torch.optim.Optimizer):
     def start(self, p, group)->bool: # True if this gradient is used up
         "Empty means, and the eigenvectors of the first gradient's Gram matrices as basis."
         sides = self.sides(p, group)
-        if sides and not p.grad.any(): return True                                              # says nothing about a basis
+        if sides and not p.grad.any(): return True   # says nothing about a basis
         s = self.state[p]
         s.update(step=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
         for name, dim in sides:
@@ -244,7 +248,7 @@ def soap(
 
 CONTENDERS["soap"] = Contender("SOAP", soap)
 
-# %% ../nbs/43_optimizer_lab.ipynb #3231cc90
+# %% ../nbs/43_optimizer_lab.ipynb #08351a26
 class ScheduleFreeAdamW(torch.optim.Optimizer):
     "AdamW whose answer is a running average of its iterates, without a schedule (Defazio et al. 2024, arXiv 2405.15682, algorithm 1)."
     def __init__(self,
@@ -276,7 +280,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         "One step on one parameter."
         (b1, b2), g = group["betas"], y.grad
         if not s: s.update(step=torch.zeros(()), weights=torch.zeros((), dtype=torch.float64), z=y.detach().clone(), v=torch.zeros_like(y))
-        z, x = s["z"], y.lerp(s["z"], 1 - 1 / b1)                          # y = (1-b1) z + b1 x, solved for x
+        z, x = s["z"], y.lerp(s["z"], 1 - 1 / b1)   # y = (1-b1) z + b1 x, solved for x
         s["step"] += 1
         lr = group["lr"] * math.sqrt(1 - b2**s["step"].item())
         s["weights"] += lr * lr
@@ -377,7 +381,7 @@ def draw_matrix(
     axes[0].set(ylabel="loss", ylim=(1e-10, 3)); fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return fig
 
-# %% ../nbs/43_optimizer_lab.ipynb #71d40b5b
+# %% ../nbs/43_optimizer_lab.ipynb #bf5499de
 @dataclass(frozen=True)
 class Setup:
     "The GPT problem: text, model and batch."
@@ -400,14 +404,14 @@ def standard_library_corpus(
     if (out_dir / "corpus.json").exists(): return out_dir
     texts, size = [], 0
     for source in python_sources():
-        if "-packages" in source[0]: continue                                      # site-packages, dist-packages
+        if "-packages" in source[0]: continue   # site-packages, dist-packages
         for text in file_documents(source):
             texts.append(text); size += len(text)
         if size > max_bytes: break
     with atomic_path(out_dir) as tmp: write_json(tmp / "corpus.json", write_corpus(tmp, list(dict.fromkeys(texts)), num_shards=8))
     return out_dir
 
-# %% ../nbs/43_optimizer_lab.ipynb #17c263c2
+# %% ../nbs/43_optimizer_lab.ipynb #a3f16544
 class GPTProblem:
     "A small GPT on real text; every contender sees the same batches and, for a seed, the same first weights."
     def __init__(self,
@@ -416,7 +420,7 @@ class GPTProblem:
         corpus="",       # folder or name of a corpus; empty takes the standard library's documentation
     ):
         self.setup, self.rt, s = setup, rt, setup
-        self.quiet = Runtime(rt.device, rt.dtype, rank=1)                          # ranks other than 0 print nothing
+        self.quiet = Runtime(rt.device, rt.dtype, rank=1)   # ranks other than 0 print nothing
         path = corpus_dir(corpus) if corpus else standard_library_corpus(base_dir() / "optimizer_lab" / "text")
         self.tokenizer = train_bpe(islice(documents(list_shards(path, "train")), 3000), s.vocab_size)
         loader = lambda split, n: [(x, y) for x, y, _ in islice(DataLoader(self.tokenizer, path, split, s.batch_size, s.seq_len, rt), n)]
@@ -457,7 +461,7 @@ CONTENDERS["adamw_roles"] = Contender("AdamW by role", lambda model, lr: hybrid(
 CONTENDERS["hybrid"] = Contender("hybrid", hybrid)
 NEED_ROLES = ("adamw_roles", "hybrid")     # on a single matrix they are AdamW and Muon
 
-# %% ../nbs/43_optimizer_lab.ipynb #0e8bee66
+# %% ../nbs/43_optimizer_lab.ipynb #f14fd0e3
 def tune(
     score,            # learning rate -> loss
     start:float,      # first rate to try
@@ -473,7 +477,7 @@ def tune(
     while len(tried) < tries:
         best = min(tried, key=tried.get)
         untried = [k for k in (best + step, best - step) if k not in tried]
-        if tried[best] == math.inf: attempt(min(tried) - 2)                       # nothing has worked yet: far down
+        if tried[best] == math.inf: attempt(min(tried) - 2)   # nothing has worked yet: far down
         elif untried: attempt(untried[0])
         else: step /= 2
     return {start * factor**k: loss for k, loss in tried.items()}
@@ -523,7 +527,7 @@ def gpt_run(
     return dict(val=curve[-1][1], curve=curve, train=[r["loss"] for r in steps], optimizer_s=mean(seconds[1:] or seconds),
                 step_s=mean(s.batch_size * s.seq_len / r["tokens_per_second"] for r in steps[1:] or steps), state_bytes=state_bytes(optimizer))
 
-# %% ../nbs/43_optimizer_lab.ipynb #d1ca4ccc
+# %% ../nbs/43_optimizer_lab.ipynb #483a9f03
 def race_gpt(
     problem:GPTProblem,
     names,            # of contenders
@@ -547,7 +551,7 @@ def summary(name, test, tried, lr, runs)->dict:
     "Mean and spread of the last loss over the seeds, times of the fastest run."
     whole = [r for r in runs if math.isfinite(r["val"])]
     if not whole: raise CourseError(f"{name}: no run at its best learning rate {lr:.3g} ended with a finite loss: use more --tries")
-    fastest = min(whole, key=lambda r: r["step_s"])                                     # what disturbs a clock only makes it slower
+    fastest = min(whole, key=lambda r: r["step_s"])   # what disturbs a clock only makes it slower
     curve = [(points[0][0], mean(v for _, v in points)) for points in zip(*(r["curve"] for r in whole))]
     return dict(title=CONTENDERS[name].title, range={k: test[k] for k in ("multipliers", "smooth", "suggestion")}, tried=list(tried.items()), lr=lr,
                 vals=[r["val"] for r in runs], val=mean(r["val"] for r in whole), spread=stdev(r["val"] for r in whole) if len(whole) > 1 else 0., curve=curve,
