@@ -154,7 +154,7 @@ def race_matrix(
     "Every contender on the ill-conditioned matrix, along the axes and turned."
     return {kind: {n: best_rate(ill_conditioned(rotated=kind == "rotated"), n, steps) for n in names} for kind in ("aligned", "rotated")}
 
-# %% ../nbs/43_optimizer_lab.ipynb #e5c891b6
+# %% ../nbs/43_optimizer_lab.ipynb #becb9510
 def turn(
     X:torch.Tensor,      # (m, n)
     left:torch.Tensor,   # (m, m) orthonormal columns, or None
@@ -178,6 +178,7 @@ def refresh_(
     v.copy_(v.index_select(dim, order))
     Q.copy_(torch.linalg.qr(product[:, order])[0])
 
+# %% ../nbs/43_optimizer_lab.ipynb #8fc40fed
 class SOAP(torch.optim.Optimizer):
     "Adam in the slowly turning eigenbasis of Shampoo (Vyas et al. 2024, arXiv 2409.11321, algorithm 3)."
     def __init__(self,
@@ -237,6 +238,7 @@ class SOAP(torch.optim.Optimizer):
             s[f"gram_{name}"].lerp_(self.gram(G, dim), 1 - b2)
             if t % group["every"] == 0: refresh_(s[name], s[f"gram_{name}"], s["v"], dim)
 
+# %% ../nbs/43_optimizer_lab.ipynb #03643779
 def soap(
     model,      # with `parameters_by_role()`
     lr:float,   # of everything
@@ -340,7 +342,7 @@ def race_surfaces(
     "Every contender on every surface, each with its best learning rate."
     return {s: {n: best_rate(lambda: on_surface(SURFACES[s]), n, steps) for n in names} for s in surfaces}
 
-# %% ../nbs/43_optimizer_lab.ipynb #db9e7cf2
+# %% ../nbs/43_optimizer_lab.ipynb #a1d3b963
 def draw_path(
     ax,               # where
     surface:Surface,
@@ -360,25 +362,25 @@ def draw_surfaces(
     "Small pictures of every path on every surface."
     import matplotlib.pyplot as plt
     names = list(next(iter(results.values())))
-    fig, axes = plt.subplots(len(results), len(names), figsize=(1.2 * len(names) + 0.3, 1.2 * len(results) + 0.3), squeeze=False, layout="constrained")
+    fig, axes = plt.subplots(len(results), len(names), figsize=(1.05 * len(names) + 0.3, 1.08 * len(results) + 0.3), squeeze=False, layout="constrained")
     for i, (row, (s, runs)) in enumerate(zip(axes, results.items())):
         for ax, (n, run) in zip(row, runs.items()):
             draw_path(ax, SURFACES[s], run["path"], f"C{list(CONTENDERS).index(n)}")
-            ax.set(xticks=[], yticks=[]); ax.set_title(("" if i else f"{CONTENDERS[n].title}\n") + f"{run['loss']:.1g}", fontsize=8)
+            ax.set(xticks=[], yticks=[]); ax.set_title(("" if i else f"{CONTENDERS[n].title}\n") + f"{run['loss']:.1g}", fontsize=7)
         row[0].set_ylabel(s)
     return fig
 
-# %% ../nbs/43_optimizer_lab.ipynb #71f7b001
+# %% ../nbs/43_optimizer_lab.ipynb #effe1fa2
 def draw_matrix(
     results:dict,     # from `race_matrix`
 ):                    # a figure
     "Loss by step, aligned and rotated."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(7, 3), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(6.4, 2.9), sharey=True, layout="constrained")
     for ax, (kind, runs) in zip(axes, results.items()):
         for n, run in runs.items(): ax.semilogy(run["losses"], lw=1.4, color=f"C{list(CONTENDERS).index(n)}", label=CONTENDERS[n].title)
         ax.set(title=kind, xlabel="step")
-    axes[0].set(ylabel="loss", ylim=(1e-10, 3)); fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    axes[0].set(ylabel="loss", ylim=(1e-10, 3)); fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7.5)
     return fig
 
 # %% ../nbs/43_optimizer_lab.ipynb #bf5499de
@@ -557,19 +559,19 @@ def summary(name, test, tried, lr, runs)->dict:
                 vals=[r["val"] for r in runs], val=mean(r["val"] for r in whole), spread=stdev(r["val"] for r in whole) if len(whole) > 1 else 0., curve=curve,
                 step_s=fastest["step_s"], optimizer_s=fastest["optimizer_s"], state_bytes=whole[0]["state_bytes"])
 
-# %% ../nbs/43_optimizer_lab.ipynb #26784474
+# %% ../nbs/43_optimizer_lab.ipynb #a98b6797
 def draw_gpt(
     results:dict,     # from `race_gpt`, or read back from its JSON file
 ):                    # a figure
     "Validation loss by step and by second."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(6.6, 3), sharey=True, layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(6.4, 2.9), sharey=True, layout="constrained")
     for n, r in results.items():
         steps, losses = zip(*r["curve"])
         for ax, scale in zip(axes, (1, r["step_s"])): ax.plot([s * scale for s in steps], losses, lw=1.3, color=f"C{list(CONTENDERS).index(n)}", label=r["title"])
     low = min(r["val"] for r in results.values())
     axes[0].set(xlabel="step", ylabel="validation loss, nats per token", ylim=(low - 0.05, low + 1.8)); axes[1].set(xlabel="seconds of training")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7.5)
     return fig
 
 # %% ../nbs/43_optimizer_lab.ipynb #5b4fca2d
