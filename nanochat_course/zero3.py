@@ -177,7 +177,7 @@ class Unit:
         if self.zero.reshard_after_forward or not torch.is_grad_enabled(): self.free()
         return out
 
-# %% ../nbs/33_zero3.ipynb #d94ee4aa
+# %% ../nbs/33_zero3.ipynb #9776efa9
 class Zero3:
     "Parameters, gradients and states in shards; each unit whole only while it computes (arXiv 1910.02054, 2304.11277)."
     def __init__(self,
@@ -247,6 +247,7 @@ class Zero3:
     def whole_parameters(self)->dict: # name -> tensor, on every rank
         "All parameters, gathered one unit after the other. Every rank calls."
         out = {}
+        self.reset()
         for u in self.units:
             u.gather()
             for names, f, whole in zip(u.names, u.flats, u.whole): out.update({n: p.float().clone() for n, p in zip(names, f.places(whole))})
@@ -264,7 +265,7 @@ def sentence(rank:int, step:int)->tuple: # inputs and targets (1, 22)
     t = torch.tensor(list(b"The cat sat on the mat.")).roll(rank + 3 * step)[None]
     return t[:, :-1], t[:, 1:]
 
-# %% ../nbs/33_zero3.ipynb #4230d3a8
+# %% ../nbs/33_zero3.ipynb #4204615b
 class Dot(nn.Module):
     "A unit whose gradients are whatever it is given: a sum of products."
     def __init__(self, prefix:str, params:dict):
@@ -298,19 +299,19 @@ def awkward_run(
     steps:int=20,
     micro:int=1,            # micro-batches
     sharded:bool=True,      # False: the plain model
-    throw_away:bool=False,  # before each step a forward pass whose loss nobody uses
+    throw_away:bool=False,  # before each update a forward pass whose loss nobody uses
     **settings,             # of `Zero3`
 )->dict:                    # weights by name
     "Train the awkward model with integer gradients, whose sums are exact."
     model = Awkward()
     zero = Zero3(model, list(model.units), rt, **settings) if sharded else None
-    opt = MuonAdamW(zero.param_groups(lr=0.01, weight_decay=0.1) if zero else
-                    [dict(kind="adamw", params=[p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)])
+    adamw = dict(lr=0.01, weight_decay=0.1, eps=0.1)                           # an eps that makes the size of a gradient matter
+    opt = MuonAdamW(zero.param_groups(**adamw) if zero else [dict(kind="adamw", params=[p for p in model.parameters() if p.requires_grad], **adamw)])
     ranks = [rt.rank] if rt.distributed else range(world)
     for step in range(steps):
-        if throw_away: model(lambda n, shape: torch.ones(shape))
         for m in range(micro):
             for r in ranks: (model(lambda n, shape: integer_gradient(n, shape, r, step, m)) / len(ranks)).backward()
+        if throw_away: model(lambda n, shape: torch.ones(shape))
         opt.step()
         opt.zero_grad()
     weights = zero.whole_parameters() if zero else {n: p.detach() for n, p in model.named_parameters()}
@@ -416,7 +417,7 @@ class Contender:
         return dict(parameters=sum(p.nbytes for p in self.shards()), gradients=self.gradients,
                     states=sum(t.nbytes for t in self.states()))
 
-# %% ../nbs/33_zero3.ipynb #22ce44be
+# %% ../nbs/33_zero3.ipynb #4b25e73b
 class MemoryWatch(TorchDispatchMode):
     "Bytes of all tensors that are alive, after every operation. A storage may shrink to nothing, as FSDP's do."
     def __init__(self, tensors):    # tensors that are there from the start
@@ -434,7 +435,7 @@ class MemoryWatch(TorchDispatchMode):
 
 PHASES = ("forward", "backward", "optimizer")
 
-def compare(rt, names:tuple, steps:int=20, timed:int=6)->dict: # name -> measurements
+def compare(rt, names:tuple, steps:int=20, timed:int=4)->dict: # name -> measurements
     "Train the same model in several ways, in turns; loss, weights, bytes held and sent, seconds, memory over time."
     contenders, out = [Contender(n, rt) for n in names], {}
     losses, oracle = alone(range(rt.world_size), steps, adamw_groups) if rt.is_main else ([], {})
