@@ -24,7 +24,7 @@ from .gpt import GPT, GPTConfig
 from .optim import MuonAdamW, param_groups
 from .zero2 import Bucket, DistMuonAdamW, all_gather, deal, integer_gradient, reduce_scatter
 
-# %% ../nbs/33_zero3.ipynb #1774b706
+# %% ../nbs/33_zero3.ipynb #c1725cc1
 def bytes_written()->int: # 0 where the system does not count (Linux does)
     "Bytes this process has written since its start, to sockets and files."
     try:
@@ -34,7 +34,7 @@ def bytes_written()->int: # 0 where the system does not count (Linux does)
 def on_the_wire(rt, fn)->int: # bytes
     "What this process writes while `fn` runs; nothing else may be under way."
     rt.barrier()
-    time.sleep(0.05)                                                             # the barrier's own messages
+    time.sleep(0.05)  # the barrier's own messages
     before = bytes_written()
     fn()
     return bytes_written() - before
@@ -44,15 +44,15 @@ def collectives(rt, big:int=2**17)->dict: # name -> (before, after, bytes sent f
     W, r = rt.world_size, rt.rank
     whole = lambda n: torch.arange(1., n + 1)
     def run(name, n):
-        a = whole(n).view(W, -1)                                                 # W rows, or W pieces
-        before = a[r] if name in ("AllGather", "AllToAll") else a * 10**r        # a shard; or a term of the sum
+        a = whole(n).view(W, -1)  # W rows, or W pieces
+        before = a[r] if name in ("AllGather", "AllToAll") else a * 10**r  # a shard; or a term of the sum
         before = before.contiguous()
         after = torch.empty_like(a if name in ("AllGather", "AllReduce") else a[r])
         if name == "AllGather": all_gather(after.view(-1), before.view(-1))
         elif name == "AllToAll": dist.all_to_all_single(after, before)
         elif name == "AllReduce": dist.all_reduce(after.copy_(before))
         elif name == "ReduceScatter": reduce_scatter(after.view(-1), before.view(-1))
-        else:                                                                    # the same by an all-to-all, and adding up at home
+        else:  # the same by an all-to-all, and adding up at home
             parts = torch.empty_like(before)
             dist.all_to_all_single(parts.view(-1), before.view(-1))
             after.copy_(parts.sum(0))
@@ -63,21 +63,21 @@ def collectives(rt, big:int=2**17)->dict: # name -> (before, after, bytes sent f
         out[name] = (before.tolist(), after.tolist(), on_the_wire(rt, lambda: run(name, big)), 4 * big)
     return out
 
-# %% ../nbs/33_zero3.ipynb #82944416
+# %% ../nbs/33_zero3.ipynb #479fb8ce
 class FlatShard(Bucket):
     "Parameters laid end to end and cut into W equal pieces, of which this rank keeps one."
     def __init__(self,
-        params:list,        # parameters that train, or parameters that do not
-        rt:Runtime,         # rank and world
-        dtype=None,         # of the gathered parameters; that of the shard by default
+        params:list,  # parameters that train, or parameters that do not
+        rt:Runtime,  # rank and world
+        dtype=None,  # of the gathered parameters; that of the shard by default
     ):
         numbers, W = sum(p.numel() for p in params), rt.world_size
-        super().__init__(None, params, rt, (W, 16 * -(-numbers // (16 * W))))   # in sixteens: `fusable` in every cut
+        super().__init__(None, params, rt, (W, 16 * -(-numbers // (16 * W))))  # in sixteens: `fusable` in every cut
         self.shapes = [p.shape for p in params]
         whole = torch.zeros(self.shape, dtype=params[0].dtype, device=params[0].device)
         for p, place in zip(params, self.places(whole)): place.copy_(p.detach())
         self.shard = nn.Parameter(whole[rt.rank].clone(), params[0].requires_grad)
-        self.params, self.dtype = [self.shard], dtype or self.shard.dtype        # the whole ones are let go
+        self.params, self.dtype = [self.shard], dtype or self.shard.dtype  # the whole ones are let go
 
     def empty(self)->torch.Tensor: return torch.empty(self.shape, dtype=self.dtype, device=self.shard.device)
     def copy_own(self, out): out.copy_(self.shard)
@@ -115,14 +115,14 @@ class GatherParameters(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads): return ctx.unit.reduce(ctx.i, grads), None, None
 
-# %% ../nbs/33_zero3.ipynb #22aaa22a
+# %% ../nbs/33_zero3.ipynb #5ee3fa11
 class Unit:
     "A module that is whole only while it computes."
     def __init__(self,
-        module:nn.Module,   # its forward is taken over
-        slots:dict,         # parameter -> the places (module, name) where it is used
-        names:dict,         # parameter -> name in the model
-        zero,               # the `Zero3` that this belongs to
+        module:nn.Module,  # its forward is taken over
+        slots:dict,  # parameter -> the places (module, name) where it is used
+        names:dict,  # parameter -> name in the model
+        zero,  # the `Zero3` that this belongs to
     ):
         self.zero, self.whole, self.flying = zero, None, None
         kinds = [ps for train in (True, False) if (ps := [p for p in slots if p.requires_grad == train])]
@@ -177,18 +177,19 @@ class Unit:
         if self.zero.reshard_after_forward or not torch.is_grad_enabled(): self.free()
         return out
 
-# %% ../nbs/33_zero3.ipynb #9776efa9
+# %% ../nbs/33_zero3.ipynb #d9502e34
 class Zero3:
     "Parameters, gradients and states in shards; each unit whole only while it computes (arXiv 1910.02054, 2304.11277)."
     def __init__(self,
-        model:nn.Module,    # its parameters are replaced by shards
-        units:list,         # modules in the order in which they compute; what they leave forms one more unit, the model itself
-        rt:Runtime,         # rank and world
+        model:nn.Module,  # its parameters are replaced by shards
+        units:list,  # modules in the order in which they compute; what they leave forms one more unit, the model itself
+        rt:Runtime,  # rank and world
         *, reshard_after_forward:bool=True, # free after the forward pass and gather again; False: keep until the backward pass
         prefetch:bool=True, # start to gather the next unit while this one computes
-        dtype=None,         # of gathered parameters, e.g. torch.bfloat16; the shards stay as they are
+        dtype=None,  # of gathered parameters, e.g. torch.bfloat16; the shards stay as they are
     ):
-        self.rt, self.reshard_after_forward, self.prefetch, self.dtype, self.live, self.ledger = rt, reshard_after_forward, prefetch, dtype, {}, []
+        self.rt, self.reshard_after_forward, self.prefetch, self.dtype = rt, reshard_after_forward, prefetch, dtype
+        self.live, self.ledger = {}, []  # gathered memory by address; collectives
         slots, claims = {}, []
         for m in model.modules():
             for name, p in m._parameters.items():
@@ -198,8 +199,9 @@ class Zero3:
             inside, mine = set(module.modules()), {}
             for p, s in slots.items():
                 here = [m in inside for m, _ in s]
-                if any(here) and owner.get(p) not in inside:                     # not in a unit inside this one
-                    if p in owner or not all(here): raise CourseError(f"{names[p]} is used in more than one unit: put the modules that share it into one")
+                if any(here) and owner.get(p) not in inside:  # not in a unit inside this one
+                    if p in owner or not all(here):
+                        raise CourseError(f"{names[p]} is used in more than one unit: put the modules that share it into one")
                     owner[p], mine[p] = module, s
             claims.append((module, mine))
         self.check_start(mine for _, mine in claims)
@@ -208,7 +210,8 @@ class Zero3:
 
     def check_start(self, claims):
         "Every rank cuts its piece from its own copy: the copies must be the same."
-        sums = torch.tensor([sum(p.detach().double().sum().item() for p in mine) for mine in claims], dtype=torch.float64, device=self.rt.device)
+        sums = [sum(p.detach().double().sum().item() for p in mine) for mine in claims]
+        sums = torch.tensor(sums, dtype=torch.float64, device=self.rt.device)
         if not torch.equal(self.rt.all_reduce(sums, "min"), self.rt.all_reduce(sums, "max")):
             raise CourseError("the ranks start with different weights: give all of them the same seed before making the model")
 
@@ -228,7 +231,7 @@ class Zero3:
         unit, i, *view = kept
         if unit.whole is None:
             for u in self.units[:-1]:
-                if u is not unit and u.whole is not None and self.reshard_after_forward: u.free()      # done, and had nothing to reduce
+                if u is not unit and u.whole is not None and self.reshard_after_forward: u.free()  # done, and had nothing to reduce
             unit.gather(ahead=-1)
         return unit.whole[i].as_strided(*view)
 
@@ -250,7 +253,8 @@ class Zero3:
         self.reset()
         for u in self.units:
             u.gather()
-            for names, f, whole in zip(u.names, u.flats, u.whole): out.update({n: p.float().clone() for n, p in zip(names, f.places(whole))})
+            for names, f, whole in zip(u.names, u.flats, u.whole):
+                out.update({n: p.float().clone() for n, p in zip(names, f.places(whole))})
             u.free()
         return out
 
@@ -265,7 +269,7 @@ def sentence(rank:int, step:int)->tuple: # inputs and targets (1, 22)
     t = torch.tensor(list(b"The cat sat on the mat.")).roll(rank + 3 * step)[None]
     return t[:, :-1], t[:, 1:]
 
-# %% ../nbs/33_zero3.ipynb #4204615b
+# %% ../nbs/33_zero3.ipynb #b1d3731a
 class Dot(nn.Module):
     "A unit whose gradients are whatever it is given: a sum of products."
     def __init__(self, prefix:str, params:dict):
@@ -284,8 +288,8 @@ class Awkward(nn.Module):
         g = torch.Generator().manual_seed(33)
         make = lambda *shape, train=True: nn.Parameter(torch.randn(shape, generator=g), requires_grad=train)
         tied = make(16, 16)
-        self.units = nn.ModuleList([Dot("0", dict(a=make(7, 5), b=make(3))), Dot("1", dict(a=tied, b=tied)), Dot("2", dict(a=make(5, 5, train=False))),
-                                    Dot("3", dict(a=make(33), b=make(4, 9, train=False)))])
+        self.units = nn.ModuleList([Dot("0", dict(a=make(7, 5), b=make(3))), Dot("1", dict(a=tied, b=tied)),
+                                    Dot("2", dict(a=make(5, 5, train=False))), Dot("3", dict(a=make(33), b=make(4, 9, train=False)))])
         self.rest = nn.Parameter(torch.randn(2, generator=g))
 
     def forward(self, gradient):
@@ -294,19 +298,20 @@ class Awkward(nn.Module):
         return total
 
 def awkward_run(
-    rt,                     # one process or many
-    world:int,              # ranks whose gradients count: one process makes those of all of them
+    rt,  # one process or many
+    world:int,  # ranks whose gradients count: one process makes those of all of them
     steps:int=20,
-    micro:int=1,            # micro-batches
-    sharded:bool=True,      # False: the plain model
+    micro:int=1,  # micro-batches
+    sharded:bool=True,  # False: the plain model
     throw_away:bool=False,  # before each update a forward pass whose loss nobody uses
-    **settings,             # of `Zero3`
-)->dict:                    # weights by name
+    **settings,  # of `Zero3`
+)->dict:  # weights by name
     "Train the awkward model with integer gradients, whose sums are exact."
     model = Awkward()
     zero = Zero3(model, list(model.units), rt, **settings) if sharded else None
-    adamw = dict(lr=0.01, weight_decay=0.1, eps=0.1)                           # an eps that makes the size of a gradient matter
-    opt = MuonAdamW(zero.param_groups(**adamw) if zero else [dict(kind="adamw", params=[p for p in model.parameters() if p.requires_grad], **adamw)])
+    adamw = dict(lr=0.01, weight_decay=0.1, eps=0.1)  # an eps that makes the size of a gradient matter
+    plain = lambda: [dict(kind="adamw", params=[p for p in model.parameters() if p.requires_grad], **adamw)]
+    opt = MuonAdamW(zero.param_groups(**adamw) if zero else plain())
     ranks = [rt.rank] if rt.distributed else range(world)
     for step in range(steps):
         for m in range(micro):
@@ -328,24 +333,24 @@ def awkward_cases(rt, cases:list)->tuple: # weights per case; the refusal
     "Several runs in one start of the processes."
     return [awkward_run(rt, rt.world_size, **case) for case in cases], refusal(rt)
 
-# %% ../nbs/33_zero3.ipynb #e265b3b8
+# %% ../nbs/33_zero3.ipynb #d7959f0c
 def shard_blocks(
-    model:GPT,          # its parameters become DTensors, divided by rows
-    rt:Runtime,         # rank and world
-    **settings,         # of `fully_shard` for the blocks, e.g. reshard_after_forward=False
-)->GPT:                 # the same model
+    model:GPT,  # its parameters become DTensors, divided by rows
+    rt:Runtime,  # rank and world
+    **settings,  # of `fully_shard` for the blocks, e.g. reshard_after_forward=False
+)->GPT:  # the same model
     "PyTorch's FSDP2: every block is a unit, and what is left over, embedding and head, is one more."
     mesh = init_device_mesh(rt.device.type, (rt.world_size,))
     for block in model.transformer.h: fully_shard(block, mesh=mesh, **settings)
     return fully_shard(model, mesh=mesh)
 
-# %% ../nbs/33_zero3.ipynb #5f4c0277
+# %% ../nbs/33_zero3.ipynb #53c184aa
 def alone(
-    ranks,              # whose data it sees, in the order in which their losses are added up
+    ranks,  # whose data it sees, in the order in which their losses are added up
     steps:int,
-    groups_of,          # parameter groups of a model
-    make=small_gpt,     # makes the model
-)->tuple:               # losses by step; weights by name
+    groups_of,  # parameter groups of a model
+    make=small_gpt,  # makes the model
+)->tuple:  # losses by step; weights by name
     "The oracle: one process that sees the data of all ranks."
     model, losses, ranks = make(), [], list(ranks)
     opt = MuonAdamW(groups_of(model))
@@ -366,13 +371,14 @@ def distance(a:dict, b:dict)->float:
     "Length of the difference between two models, relative to the second."
     return (sum((a[n] - b[n]).square().sum() for n in b) / sum(p.square().sum() for p in b.values())).sqrt().item()
 
-# %% ../nbs/33_zero3.ipynb #18b3ec99
+# %% ../nbs/33_zero3.ipynb #7b497082
 class Contender:
     "One way to train the small GPT on many ranks, with AdamW throughout so that only the division differs."
     def __init__(self, name:str, rt):
         self.name, self.rt, self.model = name, rt, small_gpt()
         if name.startswith("own"):
-            self.zero = Zero3(self.model, list(self.model.transformer.h), rt, prefetch="no prefetch" not in name, reshard_after_forward="kept" not in name)
+            self.zero = Zero3(self.model, list(self.model.transformer.h), rt, prefetch="no prefetch" not in name,
+                              reshard_after_forward="kept" not in name)
             self.opt = MuonAdamW(self.zero.param_groups(lr=1e-3))
         elif name.startswith("FSDP2"):
             shard_blocks(self.model, rt, reshard_after_forward="kept" not in name)
@@ -417,10 +423,10 @@ class Contender:
         return dict(parameters=sum(p.nbytes for p in self.shards()), gradients=self.gradients,
                     states=sum(t.nbytes for t in self.states()))
 
-# %% ../nbs/33_zero3.ipynb #4b25e73b
+# %% ../nbs/33_zero3.ipynb #3ff1b255
 class MemoryWatch(TorchDispatchMode):
     "Bytes of all tensors that are alive, after every operation. A storage may shrink to nothing, as FSDP's do."
-    def __init__(self, tensors):    # tensors that are there from the start
+    def __init__(self, tensors):  # tensors that are there from the start
         super().__init__()
         self.alive, self.phases = WeakIdKeyDictionary({t.untyped_storage(): None for t in tensors}), {}
 
@@ -450,7 +456,8 @@ def compare(rt, names:tuple, steps:int=20, timed:int=4)->dict: # name -> measure
             seen[c.name].append(rt.all_reduce(loss, "mean").item())
     for c in contenders:
         weights = c.weights()
-        out[c.name] = dict(loss=max((abs(a - b) for a, b in zip(seen[c.name], losses)), default=0), weights=distance(weights, oracle) if oracle else 0)
+        out[c.name] = dict(loss=max((abs(a - b) for a, b in zip(seen[c.name], losses)), default=0),
+                           weights=distance(weights, oracle) if oracle else 0)
         sent = on_the_wire(rt, lambda: c.step(steps))
         out[c.name] |= c.held() | dict(sent=sent, seconds=sorted(seconds[c.name])[len(seconds[c.name]) // 2])
         rt.barrier()
@@ -458,27 +465,27 @@ def compare(rt, names:tuple, steps:int=20, timed:int=4)->dict: # name -> measure
         out[c.name]["memory"] = watch.phases
     return out
 
-# %% ../nbs/33_zero3.ipynb #4b3bebd9
+# %% ../nbs/33_zero3.ipynb #9530faf0
 class RowMuonAdamW:
     "MuonAdamW for FSDP2's parameters, of which each rank has some rows: AdamW on the rows, Muon on whole matrices."
     def __init__(self,
-        groups,             # parameter groups; the parameters are DTensors
-        rt:Runtime,         # rank and world
-        how:str="owner",    # a matrix goes to its "owner", to "everybody", or nowhere: "rows", which is wrong
+        groups,  # parameter groups; the parameters are DTensors
+        rt:Runtime,  # rank and world
+        how:str="owner",  # a matrix goes to its "owner", to "everybody", or nowhere: "rows", which is wrong
     ):
         if how not in ("owner", "everybody", "rows"): raise CourseError(f"how={how!r} unknown: use owner, everybody or rows")
         groups = [dict(g, params=list(g["params"])) for g in groups]
         self.rt, self.how, self.params = rt, how, [g["params"] for g in groups]
-        self.rows = [[nn.Parameter(p.to_local().detach()) for p in ps] for ps in self.params]           # the same memory
+        self.rows = [[nn.Parameter(p.to_local().detach()) for p in ps] for ps in self.params]  # the same memory
         self.whole = [i for i, g in enumerate(groups) if g["kind"] == "muon" and how != "rows"]
         inner = [[nn.Parameter(torch.zeros((), device=p.device).expand(p.shape)) for p in ps] if i in self.whole else self.rows[i]
-                 for i, ps in enumerate(self.params)]                                                   # a shape, and no memory
+                 for i, ps in enumerate(self.params)]  # a shape, and no memory
         self.inner = MuonAdamW([dict(g, params=ps) for g, ps in zip(groups, inner)])
-        self.param_groups, self.state = self.inner.param_groups, self.inner.state                       # for schedules and accounts
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state  # for schedules and accounts
         count = [len(self.params[i]) for i in self.whole]
         cost = [float(min(p.shape)**2 * max(p.shape)) for p in (self.params[i][0] for i in self.whole)]
         if how == "owner": rounds = deal(count, cost, rt.world_size)
-        else: rounds = [[[m] * rt.world_size for m in range(n)] for n in count]                         # everybody owns everything
+        else: rounds = [[[m] * rt.world_size for m in range(n)] for n in count]  # everybody owns everything
         self.buckets = [(i, b) for i, bs in zip(self.whole, rounds) for b in bs]
 
 # %% ../nbs/33_zero3.ipynb #f59d558d
@@ -516,7 +523,7 @@ def move_out(self:RowMuonAdamW, i, bucket):
         p, u = rows[j], u[:len(rows[j])]
         p.mul_(1 - group["lr"] * group["weight_decay"] * ((u * p <= 0) if group["cautious"] else 1)).add_(u)
 
-# %% ../nbs/33_zero3.ipynb #f6240a1a
+# %% ../nbs/33_zero3.ipynb #d69bc26d
 @patch
 @torch.no_grad()
 def step(self:RowMuonAdamW):
@@ -527,10 +534,11 @@ def step(self:RowMuonAdamW):
     buckets = [(i, [None if j is None or self.params[i][j].grad is None else j for j in bucket]) for i, bucket in self.buckets]
     buckets = [(i, bucket) for i, bucket in buckets if any(j is not None for j in bucket)]
     for i, bucket in buckets:
-        grad, own = (self.to_owners if self.how == "owner" else self.to_everybody)(self.params[i], self.rows[i], bucket), bucket[self.rt.rank]
+        move_in, own = self.to_owners if self.how == "owner" else self.to_everybody, bucket[self.rt.rank]
+        grad = move_in(self.params[i], self.rows[i], bucket)
         if own is not None:
             w = self.param_groups[i]["params"][own]
-            w.data, w.grad = torch.zeros_like(grad), grad                    # from zero: what remains is the update alone
+            w.data, w.grad = torch.zeros_like(grad), grad  # from zero: what remains is the update alone
     self.inner.step()
     for i, bucket in buckets: self.move_out(i, bucket)
     for i in self.whole:
@@ -541,7 +549,7 @@ def zero_grad(self:RowMuonAdamW, set_to_none:bool=True):
     "Let go of all gradients."
     for p in itertools.chain(*self.params, *self.rows): p.grad = None
 
-# %% ../nbs/33_zero3.ipynb #ee3f7964
+# %% ../nbs/33_zero3.ipynb #8c85614a
 def muon_groups(model)->list:
     "As the course trains it, with decay."
     return param_groups(model, weight_decay=0.1, embedding_lr=0.02, ns_dtype=torch.float32)
@@ -564,7 +572,8 @@ def muon_ways(rt, ways:tuple, steps:int=12, n_layer:int=4, n_embd:int=64)->dict:
             opt.zero_grad()
             losses.append(rt.all_reduce(loss.detach(), "mean").item())
         weights = {n: p.full_tensor() for n, p in model.named_parameters()}
-        out[how] = dict(losses=losses, sent=sent, states=sum(t.nbytes for s in opt.state.values() for t in s.values()), seconds=sorted(seconds)[steps // 2],
+        states = sum(t.nbytes for s in opt.state.values() for t in s.values())
+        out[how] = dict(losses=losses, sent=sent, states=states, seconds=sorted(seconds)[steps // 2],
                         weights=distance(weights, oracle[1]) if oracle else 0)
         rt.barrier()
     if rt.is_main: out["other order"] = distance(alone(reversed(range(W)), steps, muon_groups, make)[1], oracle[1])
