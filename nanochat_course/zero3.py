@@ -63,13 +63,13 @@ def collectives(rt, big:int=2**17)->dict: # name -> (before, after, bytes sent f
         out[name] = (before.tolist(), after.tolist(), on_the_wire(rt, lambda: run(name, big)), 4 * big)
     return out
 
-# %% ../nbs/33_zero3.ipynb #479fb8ce
+# %% ../nbs/33_zero3.ipynb #4efe22b9
 class FlatShard(Bucket):
     "Parameters laid end to end and cut into W equal pieces, of which this rank keeps one."
     def __init__(self,
-        params:list,  # parameters that train, or parameters that do not
-        rt:Runtime,  # rank and world
-        dtype=None,  # of the gathered parameters; that of the shard by default
+        params:list,        # parameters that train, or parameters that do not
+        rt:Runtime,         # rank and world
+        dtype=None,         # of the gathered parameters; that of the shard by default
     ):
         numbers, W = sum(p.numel() for p in params), rt.world_size
         super().__init__(None, params, rt, (W, 16 * -(-numbers // (16 * W))))  # in sixteens: `fusable` in every cut
@@ -115,14 +115,14 @@ class GatherParameters(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads): return ctx.unit.reduce(ctx.i, grads), None, None
 
-# %% ../nbs/33_zero3.ipynb #5ee3fa11
+# %% ../nbs/33_zero3.ipynb #22aaa22a
 class Unit:
     "A module that is whole only while it computes."
     def __init__(self,
-        module:nn.Module,  # its forward is taken over
-        slots:dict,  # parameter -> the places (module, name) where it is used
-        names:dict,  # parameter -> name in the model
-        zero,  # the `Zero3` that this belongs to
+        module:nn.Module,   # its forward is taken over
+        slots:dict,         # parameter -> the places (module, name) where it is used
+        names:dict,         # parameter -> name in the model
+        zero,               # the `Zero3` that this belongs to
     ):
         self.zero, self.whole, self.flying = zero, None, None
         kinds = [ps for train in (True, False) if (ps := [p for p in slots if p.requires_grad == train])]
@@ -177,16 +177,16 @@ class Unit:
         if self.zero.reshard_after_forward or not torch.is_grad_enabled(): self.free()
         return out
 
-# %% ../nbs/33_zero3.ipynb #d9502e34
+# %% ../nbs/33_zero3.ipynb #c6b2bf21
 class Zero3:
     "Parameters, gradients and states in shards; each unit whole only while it computes (arXiv 1910.02054, 2304.11277)."
     def __init__(self,
-        model:nn.Module,  # its parameters are replaced by shards
-        units:list,  # modules in the order in which they compute; what they leave forms one more unit, the model itself
-        rt:Runtime,  # rank and world
+        model:nn.Module,    # its parameters are replaced by shards
+        units:list,         # modules in the order in which they compute; what they leave forms one more unit, the model itself
+        rt:Runtime,         # rank and world
         *, reshard_after_forward:bool=True, # free after the forward pass and gather again; False: keep until the backward pass
         prefetch:bool=True, # start to gather the next unit while this one computes
-        dtype=None,  # of gathered parameters, e.g. torch.bfloat16; the shards stay as they are
+        dtype=None,         # of gathered parameters, e.g. torch.bfloat16; the shards stay as they are
     ):
         self.rt, self.reshard_after_forward, self.prefetch, self.dtype = rt, reshard_after_forward, prefetch, dtype
         self.live, self.ledger = {}, []  # gathered memory by address; collectives
@@ -269,7 +269,7 @@ def sentence(rank:int, step:int)->tuple: # inputs and targets (1, 22)
     t = torch.tensor(list(b"The cat sat on the mat.")).roll(rank + 3 * step)[None]
     return t[:, :-1], t[:, 1:]
 
-# %% ../nbs/33_zero3.ipynb #b1d3731a
+# %% ../nbs/33_zero3.ipynb #5fc1a32a
 class Dot(nn.Module):
     "A unit whose gradients are whatever it is given: a sum of products."
     def __init__(self, prefix:str, params:dict):
@@ -298,13 +298,13 @@ class Awkward(nn.Module):
         return total
 
 def awkward_run(
-    rt,  # one process or many
-    world:int,  # ranks whose gradients count: one process makes those of all of them
+    rt,                     # one process or many
+    world:int,              # ranks whose gradients count: one process makes those of all of them
     steps:int=20,
-    micro:int=1,  # micro-batches
-    sharded:bool=True,  # False: the plain model
+    micro:int=1,            # micro-batches
+    sharded:bool=True,      # False: the plain model
     throw_away:bool=False,  # before each update a forward pass whose loss nobody uses
-    **settings,  # of `Zero3`
+    **settings,             # of `Zero3`
 )->dict:  # weights by name
     "Train the awkward model with integer gradients, whose sums are exact."
     model = Awkward()
@@ -333,23 +333,23 @@ def awkward_cases(rt, cases:list)->tuple: # weights per case; the refusal
     "Several runs in one start of the processes."
     return [awkward_run(rt, rt.world_size, **case) for case in cases], refusal(rt)
 
-# %% ../nbs/33_zero3.ipynb #d7959f0c
+# %% ../nbs/33_zero3.ipynb #d6eb2320
 def shard_blocks(
-    model:GPT,  # its parameters become DTensors, divided by rows
-    rt:Runtime,  # rank and world
-    **settings,  # of `fully_shard` for the blocks, e.g. reshard_after_forward=False
+    model:GPT,          # its parameters become DTensors, divided by rows
+    rt:Runtime,         # rank and world
+    **settings,         # of `fully_shard` for the blocks, e.g. reshard_after_forward=False
 )->GPT:  # the same model
     "PyTorch's FSDP2: every block is a unit, and what is left over, embedding and head, is one more."
     mesh = init_device_mesh(rt.device.type, (rt.world_size,))
     for block in model.transformer.h: fully_shard(block, mesh=mesh, **settings)
     return fully_shard(model, mesh=mesh)
 
-# %% ../nbs/33_zero3.ipynb #53c184aa
+# %% ../nbs/33_zero3.ipynb #49d045b0
 def alone(
-    ranks,  # whose data it sees, in the order in which their losses are added up
+    ranks,              # whose data it sees, in the order in which their losses are added up
     steps:int,
-    groups_of,  # parameter groups of a model
-    make=small_gpt,  # makes the model
+    groups_of,          # parameter groups of a model
+    make=small_gpt,     # makes the model
 )->tuple:  # losses by step; weights by name
     "The oracle: one process that sees the data of all ranks."
     model, losses, ranks = make(), [], list(ranks)
@@ -465,13 +465,13 @@ def compare(rt, names:tuple, steps:int=20, timed:int=4)->dict: # name -> measure
         out[c.name]["memory"] = watch.phases
     return out
 
-# %% ../nbs/33_zero3.ipynb #9530faf0
+# %% ../nbs/33_zero3.ipynb #c39b0a82
 class RowMuonAdamW:
     "MuonAdamW for FSDP2's parameters, of which each rank has some rows: AdamW on the rows, Muon on whole matrices."
     def __init__(self,
-        groups,  # parameter groups; the parameters are DTensors
-        rt:Runtime,  # rank and world
-        how:str="owner",  # a matrix goes to its "owner", to "everybody", or nowhere: "rows", which is wrong
+        groups,             # parameter groups; the parameters are DTensors
+        rt:Runtime,         # rank and world
+        how:str="owner",    # a matrix goes to its "owner", to "everybody", or nowhere: "rows", which is wrong
     ):
         if how not in ("owner", "everybody", "rows"): raise CourseError(f"how={how!r} unknown: use owner, everybody or rows")
         groups = [dict(g, params=list(g["params"])) for g in groups]
