@@ -115,7 +115,7 @@ def evaluate_pass(
     *sums, count = rt.all_reduce(sums).tolist()
     return {f"pass@{k}": s / max(1, count) for k, s in zip(ks, sums)}
 
-# %% ../nbs/64_chat_rl.ipynb #cabc4d63
+# %% ../nbs/64_chat_rl.ipynb #cb3472dd
 class RolloutLoader:
     "Batches that the model makes itself: questions in shuffled epochs, answers sampled with the current weights."
     def __init__(self,
@@ -140,7 +140,7 @@ class RolloutLoader:
 
     def __call__(self, state:dict=None):
         "Yield (inputs, (targets, advantages), state) for ever, from the start or after `state`."
-        batch = state["batch"] if state else 0
+        batch = (state[0] if isinstance(state, list) else state or dict(batch=0))["batch"]
         while True:
             seed = (self.seed * 1_000_003 + batch) * self.rt.world_size + self.rt.rank
             groups = roll_out(self.engine, self.task, self.items(batch), self.num_samples, self.max_tokens, self.temperature, self.top_k, seed)

@@ -163,7 +163,7 @@ def fold(
 def unfold(folded:list)->list: # inverse of `fold`
     return [((epoch, group, i[0] if isinstance(i, list) else i), i[1] if isinstance(i, list) else 0) for epoch, group, items in folded for i in items]
 
-# %% ../nbs/12_dataloader.ipynb #9b7fcc35
+# %% ../nbs/12_dataloader.ipynb #e60e4dd7
 class PackedLoader:
     "The half of a loader that does not care where sequences come from: buffer, rows, thread and state."
     def __init__(self,
@@ -171,23 +171,35 @@ class PackedLoader:
         seq_len:int,       # T: tokens per row
         rt:Runtime,        # device and rank
         *,
-        state,             # from an earlier batch, or a list with one for each rank: go on after it; None: begin
+        state,             # from an earlier batch, or the list of all ranks' states: go on after it; None: begin
         bos:int,           # token before each piece, also used as padding
         buffer_size:int,   # sequences to choose from
         epochs:int,        # None: for ever
         prefetch:int,      # batches to prepare ahead; 0: none, and no thread
     ):
-        self.batch_size, self.seq_len, self.rt, self.bos = batch_size, seq_len, rt, bos
+        self.batch_size, self.seq_len, self.rt, self.bos, self.changes = batch_size, seq_len, rt, bos, []
         self.buffer_size, self.epochs, self.prefetch = buffer_size, epochs, prefetch
-        if isinstance(state, list): state = state[rt.rank]
-        if state is not None:
-            for k, v in self.identity().items():
-                if state.get(k) != v:
-                    raise CourseError(f"the loader's state was saved with {k} = {state.get(k)}, this run has {v}: "
-                                      "resume with the same data, batch and number of processes")
-        self.state = state
+        states = state if isinstance(state, list) else [state] if state else []
+        for positions in max((s.get("changes", []) for s in states), key=len, default=[]): self.change(positions)
+        if isinstance(state, list): state = state[rt.rank] if len(state) == rt.world_size else self.deal_anew(state)
+        self.state = state and self.checked(state)
 
-    # a subclass adds identity(), stream(position) and fetch(keys), and says by least() how many tokens an epoch must have
+    def deal_anew(self, states:list)->dict: # this rank's state
+        "Other processes, more or fewer, were here: a share of what they held and of what they had still to read."
+        for s in states: self.checked(s, may_differ=("rank", "world_size", "batch_size", "buffer_size"))
+        self.change([s["position"] for s in states])
+        held = sorted(entry for s in states for entry in unfold(s["buffer"]))
+        return dict(self.identity(), position=[self.changed, 0, 0], buffer=fold(held[self.rt.rank::self.rt.world_size]))
+
+    def checked(self, state:dict, may_differ=())->dict:
+        "Refuse a state of another run."
+        for k, v in self.identity().items():
+            if k not in may_differ and state.get(k) != v:
+                raise CourseError(f"the loader's state was saved with {k} = {state.get(k)}, this run has {v}: resume with the same data and batch"
+                                  + (", and with the states of all processes" if k in ("rank", "world_size") else ""))
+        return state
+
+    # a subclass adds identity(), stream(position), fetch(keys) and change(positions), and says by least() how many tokens an epoch must have
 
     def batches(self):
         "The batches as (inputs, targets, state) of arrays, in this thread."
@@ -217,7 +229,7 @@ class PackedLoader:
             if not rows: return
             empty = np.full(self.seq_len, self.bos, np.int64), np.full(self.seq_len, -1, np.int64)
             rows += [empty] * (self.batch_size - len(rows))
-            state = dict(self.identity(), position=list(position), buffer=fold([(k, packer.held[k][2]) for _, k in packer.order]))
+            state = dict(self.identity(), changes=self.changes, position=list(position), buffer=fold([(k, packer.held[k][2]) for _, k in packer.order]))
             yield *(torch.from_numpy(np.stack(x)) for x in zip(*rows)), state
 
     def pinned(self):
@@ -233,7 +245,7 @@ class PackedLoader:
             for x, y, state in ahead: yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
         finally: ahead.close()
 
-# %% ../nbs/12_dataloader.ipynb #5303935a
+# %% ../nbs/12_dataloader.ipynb #16ecb454
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -244,7 +256,7 @@ class DataLoader(PackedLoader):
         seq_len:int,             # T: tokens per row
         rt:Runtime,              # device and rank
         *,
-        state:dict=None,         # from an earlier batch: go on after it
+        state=None,              # from an earlier batch, or the list of all ranks' states, of any number of ranks: go on after it
         num_threads:int=2,       # for tokenisation
         skip_corrupt:bool=False, # leave out what cannot be read, with a warning
         epochs:int=None,         # None: for ever
@@ -254,7 +266,8 @@ class DataLoader(PackedLoader):
         self.tokenizer, self.num_threads, self.skip_corrupt = tokenizer, num_threads, skip_corrupt
         self.split, self.name = split, f"the {split} split of {corpus_dir}"
         groups = [(path, g, n) for path, rows in check_shards(list_shards(corpus_dir, split), skip_corrupt) for g, n in enumerate(rows)]
-        self.documents, self.groups = sum(n for *_, n in groups), [(path, g) for path, g, _ in groups[rt.rank::rt.world_size]]
+        self.documents, self.groups = sum(n for *_, n in groups), [(path, g) for path, g, _ in groups]
+        self.left, self.changed = [], -1                       # what was left in the epoch in which the number of processes changed
         buffer_size = min(buffer_size, max(1, sum(n for *_, n in groups[rt.rank::rt.world_size]) // 2))   # no document twice in the buffer
         if len(groups) < rt.world_size:
             raise CourseError(f"{self.name} has {len(groups)} row groups for {rt.world_size} processes: use fewer processes, or a corpus with more shards")
@@ -268,7 +281,7 @@ class DataLoader(PackedLoader):
                     buffer_size=self.buffer_size, documents=self.documents)
 
     def read(self, group:int)->list[str]:
-        "The documents of one of this rank's row groups."
+        "The documents of one row group."
         try: return read_row_group(*self.groups[group])
         except CourseError as e:
             if not self.skip_corrupt: raise
@@ -278,17 +291,32 @@ class DataLoader(PackedLoader):
     def encode(self, texts:list[str])->list:
         return [np.asarray(ids, np.int32) for ids in self.tokenizer.encode(texts, num_threads=self.num_threads)]
 
+    def parts(self, epoch:int, rank:int=None, world_size:int=None)->list: # of (epoch, row group, first document)
+        "What a rank reads in an epoch: every `world_size`-th row group, or what was left when the number of ranks changed."
+        whole = [(epoch, g, 0) for g in range(len(self.groups))]
+        return (self.left if epoch == self.changed else whole)[(self.rt.rank if rank is None else rank)::world_size or self.rt.world_size]
+
+    def change(self, positions:list):
+        "What processes at these positions had not read is what there is to read in the epoch of the furthest."
+        W, last, left = len(positions), max(epoch for epoch, *_ in positions), []
+        for rank, (epoch, part, index) in enumerate(positions):
+            mine = self.parts(epoch, rank, W)[part:]
+            if mine: mine[0] = (*mine[0][:2], max(mine[0][2], index))
+            left += mine + [p for e in range(epoch + 1, last + 1) for p in self.parts(e, rank, W)]
+        earlier = self.changes if min(epoch for epoch, *_ in positions) <= self.changed else []
+        self.left, self.changed, self.changes = sorted(left), last, earlier + [[list(p) for p in positions]]
+
     def stream(self, position:tuple, chunk:int=64):
         "Documents from `position` on: (key, ids, position after it); an epoch ends with (None, None, position)."
-        epoch, group, index = position
+        epoch, part, index = position
         while self.epochs is None or epoch < self.epochs:
-            for g in range(group, len(self.groups)):
+            for j, (e, g, first) in enumerate(self.parts(epoch)[part:], part):
                 texts = self.read(g)
-                for a in range(index, len(texts), chunk):
+                for a in range(max(index, first), len(texts), chunk):
                     for i, ids in enumerate(self.encode(texts[a:a + chunk]), a):
-                        yield (epoch, g, i), ids, (epoch, g, i + 1)
+                        yield (e, g, i), ids, (epoch, j, i + 1)
                 index = 0
-            epoch, group = epoch + 1, 0
+            epoch, part = epoch + 1, 0
             yield None, None, (epoch, 0, 0)
 
     def fetch(self, keys:list): # sorted

@@ -389,7 +389,7 @@ def make_task(
     if name not in TASKS: raise CourseError(f"unknown task {name!r}: choose from {', '.join(TASKS)}")
     return TASKS[name](split=split, **options)
 
-# %% ../nbs/51_tasks.ipynb #8f7baa7f
+# %% ../nbs/51_tasks.ipynb #0a9c04b5
 class ConversationLoader:
     "One epoch of a mixture as packed rows: a factory of batches for `train`. Pads, never crops, and every row has a target."
     def __init__(self,
@@ -449,7 +449,8 @@ class ConversationLoader:
     def __call__(self, state:dict=None):
         "Yield (inputs, targets, state) to the end of the epoch, from the start or after `state`."
         W, R, M = self.rt.world_size, len(self.rows), self.num_batches
-        for b in range(state["batch"] if state else 0, M // W):
+        done = (state[0] if isinstance(state, list) else state or dict(rows=0))["rows"]      # the same on every rank, for any number of ranks
+        for b in range(-(-done * M // (R * W)), M // W):
             m = b * W + self.rt.rank
             rows = self.rows[m * R // M:(m + 1) * R // M]
-            yield *(torch.stack(x).long().to(self.rt.device) for x in zip(*rows)), dict(batch=b + 1)
+            yield *(torch.stack(x).long().to(self.rt.device) for x in zip(*rows)), dict(rows=(b + 1) * W * R // M)

@@ -226,7 +226,7 @@ def stop_not_finite(
     raise CourseError(f"step {step}: {what} is not finite; loader state after the batch: {describe(states[bad or 0])}; {good}; "
                       "look at the batch or lower the learning rate, then start again")
 
-# %% ../nbs/42_train.ipynb #9cbd1e10
+# %% ../nbs/42_train.ipynb #d6cd206b
 @dataclass
 class LoopState:
     "What the loop itself must remember across a stop."
@@ -257,7 +257,7 @@ def resume_state(
     rt:Runtime,            # every rank calls
     settings:dict,         # from `run_settings`
     num_iterations:int,    # of this run
-)->tuple:                  # LoopState, this rank's loader state
+)->tuple:                  # LoopState, this rank's loader state (the list of all of them, if another number of ranks wrote it)
     "Load the newest whole checkpoint, if there is one."
     ckpt = load_latest(directory, rt) if directory else None
     if ckpt is None: return LoopState(), None
@@ -271,7 +271,7 @@ def resume_state(
         rt.print(f"warning: {ckpt.path} was made with other settings: {d[:300]}")
     loaders = ckpt.meta["loader"]
     if len(loaders) != rt.world_size: rt.print(f"warning: {len(loaders)} processes wrote {ckpt.path}, {rt.world_size} go on: not the same run bit for bit")
-    return LoopState(**ckpt.meta["loop"]), loaders[rt.rank % len(loaders)]
+    return LoopState(**ckpt.meta["loop"]), loaders[rt.rank] if len(loaders) == rt.world_size else loaders
 
 def finished(
     directory:Path,     # of the run
@@ -408,11 +408,11 @@ class Loop:
         self.rt.barrier()
         return dict(result, history=self.history)
 
-# %% ../nbs/42_train.ipynb #3d27576a
+# %% ../nbs/42_train.ipynb #90daf0b1
 def train(
     model:torch.nn.Module, # plain or compiled
     optimizer,             # with `param_groups`; one that averages gradients where there are several ranks
-    batches,               # loader state or None -> iterator of (inputs, targets, state)
+    batches,               # None, a loader state, or a list (the states of another number of ranks) -> iterator of (inputs, targets, state)
     loop:LoopConfig,       # how long and how often
     rt:Runtime,            # where it runs
     *,
