@@ -8,7 +8,7 @@ __all__ = ['next_token_loss', 'clip', 'set_schedule', 'quiet_collector', 'stop_s
            'run_settings', 'check_loop', 'resume_state', 'finished', 'open_log', 'cut_log', 'Loop', 'train',
            'lr_range_test']
 
-# %% ../nbs/42_train.ipynb #0a4bd7b8
+# %% ../nbs/42_train.ipynb #af88548f
 import gc, json, math, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from tqdm.std import tqdm
 from .common import CourseError, RunLog, Runtime, read_json, read_log, write_json
-from .checkpoint import (differences, gather_bytes, latest_step, load_latest, load_optimizer_tensors, optimizer_tensors,
-                                        restore, rng_state, save_checkpoint, set_rng_state, unwrap)
+from .checkpoint import differences, gather_bytes, latest_step, load_latest, restore, rng_state, save_checkpoint, set_rng_state, unwrap
 
 # %% ../nbs/42_train.ipynb #4b71d122
 def next_token_loss(
@@ -439,7 +438,7 @@ def train(
     return Loop(model, optimizer, Batches(batches, loader), loop, rt, schedule=schedule, loss_fn=loss_fn, evaluate=evaluate, sample=sample,
                 log=cut_log(log, state.step, rt), directory=directory, settings=settings, state=state).run(desc)
 
-# %% ../nbs/42_train.ipynb #6cb74faa
+# %% ../nbs/42_train.ipynb #8b5ee695
 def lr_range_test(
     model:torch.nn.Module, # put back afterwards
     optimizer,             # put back afterwards
@@ -454,8 +453,8 @@ def lr_range_test(
     rise:float=1.,         # nats above the lowest at which the test ends
 )->dict:                   # multipliers, losses, smooth; suggestion, lowest
     "Losses at a growing learning rate (Smith, arXiv 1506.01186); the suggestion is the rate at which the loss falls fastest."
-    weights = {k: v.detach().clone() for k, v in unwrap(model).state_dict().items()}
-    state, rng = {k: v.detach().clone() for k, v in optimizer_tensors(optimizer, model).items()}, rng_state(rt)
+    copy = lambda s: {k: v.detach().clone() if torch.is_tensor(v) else v for k, v in s.items()}
+    weights, state, rng = copy(unwrap(model).state_dict()), {p: copy(s) for p, s in optimizer.state.items()}, rng_state(rt)  # what this rank holds
     stream, losses, smooth, ema = Batches(batches), [], [], 0.
     multipliers = [low * (high / low)**(i / (steps - 1)) for i in range(steps)]
     for i, m in enumerate(multipliers):
@@ -469,7 +468,8 @@ def lr_range_test(
         if not math.isfinite(loss) or smooth[-1] > min(smooth) + rise: break
     stream.close()
     unwrap(model).load_state_dict(weights)
-    load_optimizer_tensors(optimizer, model, state)
+    optimizer.state.clear()
+    optimizer.state.update(state)
     set_schedule(optimizer, dict(lr=1.))
     set_rng_state(rng, rt)
     lowest = min(range(len(smooth)), key=smooth.__getitem__)

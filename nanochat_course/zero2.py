@@ -6,7 +6,8 @@
 __all__ = ['all_gather', 'reduce_scatter', 'exported', 'run_ranks', 'toy_gradient', 'drift', 'descend', 'deal', 'Bucket',
            'MatrixBucket', 'RowBucket', 'SmallBucket', 'make_buckets', 'DistMuonAdamW', 'make_optimizer',
            'awkward_parameters', 'integer_gradient', 'backward_with', 'many_steps', 'one_process', 'largest_difference',
-           'several', 'backward_memory', 'both_stages', 'timeline', 'save_state', 'resume_state']
+           'several', 'backward_memory', 'both_stages', 'LinkWork', 'SlowLink', 'timeline', 'timelines', 'save_state',
+           'resume_state']
 
 # %% ../nbs/32_zero2.ipynb #b9db4c92
 import importlib, math, os, socket, time, warnings, weakref
@@ -190,7 +191,7 @@ def make_buckets(
     depth = lambda b: next(i for i, p in enumerate(b.group["params"]) if p is b.params[0]) / len(b.group["params"])
     return sorted(buckets, key=lambda b: (late.get(b.group.get("role", "matrix" if b.group["kind"] == "muon" else ""), 2), -depth(b)))
 
-# %% ../nbs/32_zero2.ipynb #0f1ce865
+# %% ../nbs/32_zero2.ipynb #c92be27b
 class DistMuonAdamW(MuonAdamW):
     "MuonAdamW whose gradients and states are divided among the ranks (ZeRO: Rajbhandari et al. 2019, arXiv 1910.02054)."
     def __init__(self,
@@ -207,7 +208,7 @@ class DistMuonAdamW(MuonAdamW):
         on = dist.is_available() and dist.is_initialized()
         self.rt = rt or Runtime(self.param_groups[0]["params"][0].device, torch.float32, *((dist.get_rank(), 0, dist.get_world_size()) if on else (0, 0, 1)))
         self.stage, self.in_flight, self.timeout, self.ledger = stage, in_flight, 60 * timeout_minutes, [] if ledger else None
-        self.flying, self.started, self.reduced, self.arrived, self.updated = [], 0, False, [] if stage == 2 else None, set()
+        self.flying, self.started, self.reduced, self.arrived = [], 0, False, [] if stage == 2 else None
         if self.rt.distributed: self.connect(small)
 
     def connect(self, small:int):
@@ -323,7 +324,7 @@ def clip_grad_norm_(self:DistMuonAdamW,
     if grads: torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.))
     return norm
 
-# %% ../nbs/32_zero2.ipynb #1d9139a6
+# %% ../nbs/32_zero2.ipynb #1f59b025
 @patch
 @torch.no_grad()
 def step(self:DistMuonAdamW,
@@ -346,7 +347,6 @@ def step(self:DistMuonAdamW,
             began = time.perf_counter()
             gathers.append((b, began, *b.gather()))
     while gathers: self.finish_gather(gathers)
-    self.updated |= {n for n, p in self.named().items() if self.has_gradient(p)}
     if self.arrived is not None: self.learn_order()
     self.forget()
     return loss
@@ -435,16 +435,17 @@ def name_the_dead(self:DistMuonAdamW,
     who = "rank " + ", ".join(map(str, missing or [0])) + " has died or hangs"  # no store, nobody missing: its keeper is gone
     raise CourseError(f"rank {self.rt.rank} stopped: {who} ({str(error).splitlines()[0][:120]}); start the run again, it goes on from its last checkpoint") from None
 
-# %% ../nbs/32_zero2.ipynb #7214ea74
+# %% ../nbs/32_zero2.ipynb #a0d72a6d
 @patch
 @torch.no_grad()
 def state_tensors(self:DistMuonAdamW)->dict: # "<parameter name>/<state key>" -> tensor, on rank 0; empty on the others
     "Collect the whole state on rank 0. Every rank calls."
     if not self.rt.distributed: return MuonAdamW.state_tensors(self)
-    out = {}
-    for n, p in self.named().items():
+    params, out = self.named(), {}
+    mine = torch.tensor([float(bool(self.state.get(p))) for p in params.values()], device=next(iter(params.values())).device)
+    for (n, p), held in zip(params.items(), self.rt.all_reduce(mine, "max").tolist()):      # does any rank hold a state of it?
         bucket = self.bucket_of.get(id(p))
-        if bucket is not None and n not in self.updated: continue
+        if not held: continue
         for key, t in (self.collect(bucket, p) if bucket is not None else self.state.get(p, {})).items():
             if self.rt.is_main: out[f"{n}/{key}"] = t.cpu()
     return out
@@ -476,7 +477,6 @@ def load_state_tensors(self:DistMuonAdamW,
     "Take this rank's part of a state that any number of ranks saved."
     MuonAdamW.load_state_tensors(self, tensors)
     if not self.rt.distributed: return
-    self.updated = {k.rpartition("/")[0] for k in tensors}
     for b in self.buckets:
         for p in b.params:
             if isinstance(b, MatrixBucket) and not any(p is q for q in b.own): self.state.pop(p, None)
@@ -567,24 +567,52 @@ def backward_memory(rt, stage:int, layers:int=64, width:int=32)->list: # one num
 
 def both_stages(rt)->list: return [backward_memory(rt, stage) for stage in (1, 2)]
 
-# %% ../nbs/32_zero2.ipynb #7ba2cf4a
-def timeline(rt, width:int=192, layers:int=6)->list:
-    "Train a small stack of matrices for three steps; the last one's events as (kind, start, end), seconds."
+# %% ../nbs/32_zero2.ipynb #118270a4
+class LinkWork:
+    "A collective that is complete when it is, and not before its bytes have had their time on the link."
+    def __init__(self, work, ready:float): self.work, self.ready = work, ready
+    def is_completed(self)->bool: return time.perf_counter() >= self.ready and self.work.is_completed()
+    def wait(self, *timeout):
+        time.sleep(max(0., self.ready - time.perf_counter()))
+        return self.work.wait(*timeout)
+
+class SlowLink(DistMuonAdamW):
+    "Gradients pass one bucket after the other over a link of `bandwidth` bytes per second; 0: as fast as they can."
+    bandwidth, free = 0., 0.
+    def start_reduce(self):
+        super().start_reduce()
+        if not self.bandwidth: return
+        bucket, began, work, *tensors = self.flying.pop()
+        self.free = max(self.free, time.perf_counter()) + bucket.sent() / self.bandwidth
+        self.flying.append((bucket, began, LinkWork(work, self.free), *tensors))
+
+# %% ../nbs/32_zero2.ipynb #8615b9e9
+def timeline(rt, stage:int=2, bandwidth:float=0., width:int=128, layers:int=24, steps:int=4)->list:
+    "Train a stack of matrices for some steps; the last one's events as (kind, start, end), in seconds."
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(width, width) / width**.5) for _ in range(layers)]
-    opt = DistMuonAdamW([dict(kind="muon", params=params, lr=0.01)], rt, ledger=True)
-    for _ in range(3):
+    opt = SlowLink([dict(kind="muon", params=params, lr=0.01)], rt, stage=stage, ledger=True)
+    opt.bandwidth = bandwidth
+    for _ in range(steps):
         opt.ledger.clear()
         rt.barrier()
-        events, x, start = [], torch.randn(4096, width), time.perf_counter()
+        x, marks = torch.randn(1024, width), [time.perf_counter()]
         for p in params: x = torch.relu(x @ p)
-        middle = time.perf_counter()
+        marks.append(time.perf_counter())
         x.square().mean().backward()
-        end = time.perf_counter()
+        marks.append(time.perf_counter())
         opt.step()
-        events = [("forward", 0., middle - start), ("backward", middle - start, end - start), ("step", end - start, time.perf_counter() - start)]
-        events += [(kind, a - start, b - start) for kind, _, a, b in opt.ledger]
-    return events
+        marks.append(time.perf_counter())
+    events = [*zip(("forward", "backward", "step"), marks, marks[1:]), *((kind, a, b) for kind, _, a, b in opt.ledger)]
+    return [(kind, a - marks[0], b - marks[0]) for kind, a, b in events]
+
+def timelines(rt, share:float=0.8)->dict: # (stage, link) -> events
+    "Both stages, on this machine's own link and on one that takes `share` of the backward pass's time to carry the gradients."
+    events = {(stage, "loopback"): timeline(rt, stage) for stage in (1, 2)}
+    _, start, end = events[1, "loopback"][1]
+    backward = rt.all_reduce(torch.tensor(end - start), "mean").item()
+    sent = 4 * 24 * 128**2 * (rt.world_size - 1) / rt.world_size
+    return events | {(stage, "slow link"): timeline(rt, stage, sent / (share * backward)) for stage in (1, 2)}
 
 # %% ../nbs/32_zero2.ipynb #f31003e5
 def save_state(rt, path:str, steps:int=4):

@@ -3,7 +3,7 @@ import itertools, json, os, subprocess, sys, threading, time
 from collections import Counter
 
 import numpy as np
-import pytest, torch
+import pyarrow.parquet as pq, pytest, torch
 from hypothesis import given, settings, strategies as st
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.corpus import list_shards, write_corpus, write_shard
@@ -35,6 +35,9 @@ def rank(r, w): return Runtime(torch.device("cpu"), torch.float32, r, r, w)
 def loader(folder, B=2, T=64, **kw): return DataLoader(Bytes(), folder, kw.pop("split", "train"), B, T, kw.pop("rt", CPU), **{"buffer_size": 32, **kw})
 def take(it, n): return list(itertools.islice(iter(it), n))
 def same(a, b): return all(torch.equal(x, p) and torch.equal(y, q) and s == t for (x, y, s), (p, q, t) in zip(a, b, strict=True))
+
+
+def read_texts(path): return pq.read_table(path)["text"].to_pylist()
 
 
 def rows_of(batches):
@@ -228,6 +231,31 @@ def test_small_corpora_go_round_and_round(tmp_path):
     count = Counter(t for row in rows_of(batches) for t in row)
     assert abs(count[97] - count[98]) <= 140 and batches[-1][2]["position"][0] > 10
 
+
+@pytest.mark.parametrize("ranks", [(3, 1, 4), (1, 2), (4, 2, 2, 1), (2, 3, 2)])
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("batches", [1, 4, 9])
+def test_every_document_once_an_epoch_while_the_number_of_processes_changes(folder, ranks, epochs, batches):
+    seen, states = Counter(), None
+    for k, n in enumerate(ranks):
+        new = []
+        for r in range(n):
+            it = iter(loader(folder, B=1 + n % 2, rt=rank(r, n), state=states, epochs=epochs, prefetch=0))
+            taken = list(it) if k == len(ranks) - 1 else take(it, batches)
+            for x, y, _ in taken:
+                row = torch.cat([x, y[:, -1:]], 1)
+                seen.update(row[row >= 0].tolist())
+            if k < len(ranks) - 1: new.append(json.loads(json.dumps(taken[-1][2])))
+        states = new
+    seen.pop(BOS)
+    want = Counter(b for path in list_shards(folder, "train") for t in read_texts(path) for b in t.encode())
+    assert seen == Counter({b: n * epochs for b, n in want.items()})
+
+def test_a_changed_run_resumes_exactly_too(folder):
+    states = [take(loader(folder, rt=rank(r, 3), prefetch=0), 5)[-1][2] for r in range(3)]
+    for r in range(2):
+        whole = take(loader(folder, rt=rank(r, 2), state=states, prefetch=0), 60)       # over the end of the epoch
+        for k in (1, 7, 40): assert same(take(loader(folder, rt=rank(r, 2), state=json.loads(json.dumps(whole[k - 1][2])), prefetch=0), 60 - k), whole[k:])
 
 def test_one_shard_and_too_many_ranks(tmp_path, folder):
     write_shard(tmp_path / "shard_00000.parquet", ["x"], 1)

@@ -111,7 +111,7 @@ def oracle(world_size, case, steps=20):
         opt.step()
     return weights(params), opt.state_tensors(), norms
 
-SOME = ["plain", "gaps in micro-batches", "clipping with gaps", "rows only", "few parameters", "delays"]
+SOME = ["plain", "gaps in micro-batches", "clipping with gaps", "rows only", "few parameters", "delays", "one Parameter used twice", "frozen", "one rank has nothing", "never on any rank"]
 
 @pytest.fixture(scope="module")
 def runs():
@@ -346,3 +346,56 @@ def test_the_training_loop_with_two_ranks_is_the_loop_with_one(accum):
     one = losses_of_a_tiny_gpt(Runtime(torch.device("cpu"), torch.float32), accum=accum)
     assert len(one) == 8
     for a, b in zip(one, two[0]): assert a == pytest.approx(b, rel=2e-4)
+
+def trained_on_text(rt, folder, directory, steps, accum):
+    "Train a tiny GPT on a corpus, from the last checkpoint if there is one; losses by step."
+    from nanochat_course.dataloader import DataLoader
+    from nanochat_course.gpt import GPT, GPTConfig
+    from nanochat_course.optim import param_groups
+    from nanochat_course.train import LoopConfig, train
+    class Bytes:
+        bos, vocab_size = 256, 257
+        def encode(self, texts, num_threads=None): return [list(t.encode()) for t in texts]
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(sequence_len=32, vocab_size=257, n_layer=2, n_head=2, n_kv_head=2, n_embd=32))
+    model.init_weights()
+    batches = lambda state: iter(DataLoader(Bytes(), folder, "train", 2, 32, rt, state=state, buffer_size=16))
+    result = train(model, make_optimizer(param_groups(model, ns_dtype=torch.float32), rt), batches, LoopConfig(12, grad_accum_steps=accum, save_every=4, stop_at=steps), rt,
+                   schedule=lambda step: dict(lr=1., weight_decay=1., momentum=None), checkpoint_dir=directory)
+    return [(h["step"], h["loss"]) for h in result["history"] if "loss" in h], result["tokens"]
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
+    from nanochat_course.corpus import write_corpus
+    write_corpus(tmp_path / "text", [f"{i} is a number, and {i + 1} comes after it. " * (1 + i % 5) for i in range(300)], num_shards=4)
+    run_ranks(trained_on_text, 4, tmp_path / "text", tmp_path / "run", 4, 1)
+    run_ranks(trained_on_text, 2, tmp_path / "text", tmp_path / "run", 8, 2)
+    changed, tokens = trained_on_text(Runtime(torch.device("cpu"), torch.float32), tmp_path / "text", tmp_path / "run", 0, 4)
+    alone, same_tokens = trained_on_text(Runtime(torch.device("cpu"), torch.float32), tmp_path / "text", tmp_path / "alone", 0, 4)
+    assert changed[-1][0] == alone[-1][0] == 12 and tokens == same_tokens == 12 * 4 * 2 * 32
+    assert changed[-1][1] == pytest.approx(alone[-1][1], abs=0.25) and changed[-1][1] < 4.5, "it went on learning: a fresh model has a loss of 5.5"
+
+def probed(rt, probe):
+    "Some steps, a learning-rate range test or not, more steps; weights and state."
+    from nanochat_course.gpt import GPT, GPTConfig
+    from nanochat_course.optim import param_groups
+    from nanochat_course.train import lr_range_test
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(sequence_len=16, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, n_embd=32))
+    model.init_weights()
+    opt = make_optimizer(param_groups(model, ns_dtype=torch.float32), rt)
+    def batches(state):
+        for i in range(100):
+            x = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(10 * i + rt.rank))
+            yield x[:, :-1], x[:, 1:], i
+    stream = batches(None)
+    for step in range(4):
+        if probe and step in (0, 2): lr_range_test(model, opt, batches, rt, steps=5)
+        x, y, _ = next(stream)
+        model(x, y).backward()
+        opt.step()
+        opt.zero_grad()
+    return packed(opt.named()), packed(opt.state_tensors())
+
+def test_a_range_test_leaves_no_trace_on_any_rank():
+    with_it, without = run_ranks(probed, 2, True), run_ranks(probed, 2, False)
+    assert with_it == without
