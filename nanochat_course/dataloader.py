@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Packer', 'fill_row', 'misfit', 'pack_rows', 'Prefetcher', 'fold', 'unfold', 'PackedLoader', 'DataLoader']
 
-# %% ../nbs/12_dataloader.ipynb #dd566efe
-import itertools, queue, threading, warnings, weakref
+# %% ../nbs/12_dataloader.ipynb #a42a29aa
+import itertools, math, queue, threading, warnings, weakref
 from bisect import bisect_right, insort
 import numpy as np, torch
 from .common import CourseError, Runtime
@@ -245,7 +245,7 @@ class PackedLoader:
             for x, y, state in ahead: yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
         finally: ahead.close()
 
-# %% ../nbs/12_dataloader.ipynb #16ecb454
+# %% ../nbs/12_dataloader.ipynb #2f25dc29
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -298,9 +298,9 @@ class DataLoader(PackedLoader):
 
     def change(self, positions:list):
         "What processes at these positions had not read is what there is to read in the epoch of the furthest."
-        W, last, left = len(positions), max(epoch for epoch, *_ in positions), []
+        W, last, left = len(positions), min(max(epoch for epoch, *_ in positions), (self.epochs or math.inf) - 1), []
         for rank, (epoch, part, index) in enumerate(positions):
-            mine = self.parts(epoch, rank, W)[part:]
+            mine = self.parts(epoch, rank, W)[part:] if epoch <= last else []       # nothing is left after the last epoch
             if mine: mine[0] = (*mine[0][:2], max(mine[0][2], index))
             left += mine + [p for e in range(epoch + 1, last + 1) for p in self.parts(e, rank, W)]
         earlier = self.changes if min(epoch for epoch, *_ in positions) <= self.changed else []

@@ -232,16 +232,15 @@ def test_small_corpora_go_round_and_round(tmp_path):
     assert abs(count[97] - count[98]) <= 140 and batches[-1][2]["position"][0] > 10
 
 
-@pytest.mark.parametrize("ranks", [(3, 1, 4), (1, 2), (4, 2, 2, 1), (2, 3, 2)])
-@pytest.mark.parametrize("epochs", [1, 3])
-@pytest.mark.parametrize("batches", [1, 4, 9])
+@pytest.mark.parametrize("ranks", [(3, 1, 4), (1, 2), (4, 2, 2, 1), (2, 3, 1, 2)])
+@pytest.mark.parametrize("epochs,batches", [(1, 1), (1, 4), (3, 1), (3, 4), (3, 9), (3, 15)])
 def test_every_document_once_an_epoch_while_the_number_of_processes_changes(folder, ranks, epochs, batches):
     seen, states = Counter(), None
     for k, n in enumerate(ranks):
         new = []
         for r in range(n):
             it = iter(loader(folder, B=1 + n % 2, rt=rank(r, n), state=states, epochs=epochs, prefetch=0))
-            taken = list(it) if k == len(ranks) - 1 else take(it, batches)
+            taken = list(it) if k == len(ranks) - 1 else take(it, batches * (5 if r == 0 else 1))   # rank 0 may be an epoch ahead
             for x, y, _ in taken:
                 row = torch.cat([x, y[:, -1:]], 1)
                 seen.update(row[row >= 0].tolist())
