@@ -323,15 +323,19 @@ def test_unfreezing_needs_a_new_optimizer_and_a_new_optimizer_takes_over():
 
 # the training loop
 
-def losses_of_a_tiny_gpt(rt, directory=None, batch=4, steps=8, accum=1):
-    "Train on random text; losses by step. The ranks share the batch that a single process sees whole."
+def tiny_gpt(rt, vocab_size):
+    "A model and its optimizer, the same on every rank."
     from nanochat_course.gpt import GPT, GPTConfig
     from nanochat_course.optim import param_groups
-    from nanochat_course.train import LoopConfig, train
     torch.manual_seed(0)
-    model = GPT(GPTConfig(sequence_len=32, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, n_embd=32))
+    model = GPT(GPTConfig(sequence_len=32, vocab_size=vocab_size, n_layer=2, n_head=2, n_kv_head=2, n_embd=32))
     model.init_weights()
-    opt = make_optimizer(param_groups(model, ns_dtype=torch.float32), rt)
+    return model, make_optimizer(param_groups(model, ns_dtype=torch.float32), rt)
+
+def losses_of_a_tiny_gpt(rt, directory=None, batch=4, steps=8, accum=1):
+    "Train on random text; losses by step. The ranks share the batch that a single process sees whole."
+    from nanochat_course.train import LoopConfig, train
+    model, opt = tiny_gpt(rt, 64)
     def batches(state):
         i = state or 0
         while True:
@@ -351,17 +355,13 @@ def test_the_training_loop_with_two_ranks_is_the_loop_with_one(accum):
 def trained_on_text(rt, folder, directory, steps, accum):
     "Train a tiny GPT on a corpus, from the last checkpoint if there is one; losses by step."
     from nanochat_course.dataloader import DataLoader
-    from nanochat_course.gpt import GPT, GPTConfig
-    from nanochat_course.optim import param_groups
     from nanochat_course.train import LoopConfig, train
     class Bytes:
         bos, vocab_size = 256, 257
         def encode(self, texts, num_threads=None): return [list(t.encode()) for t in texts]
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(sequence_len=32, vocab_size=257, n_layer=2, n_head=2, n_kv_head=2, n_embd=32))
-    model.init_weights()
+    model, opt = tiny_gpt(rt, 257)
     batches = lambda state: iter(DataLoader(Bytes(), folder, "train", 2, 32, rt, state=state, buffer_size=16))
-    result = train(model, make_optimizer(param_groups(model, ns_dtype=torch.float32), rt), batches, LoopConfig(12, grad_accum_steps=accum, save_every=4, stop_at=steps), rt,
+    result = train(model, opt, batches, LoopConfig(12, grad_accum_steps=accum, save_every=4, stop_at=steps), rt,
                    schedule=lambda step: dict(lr=1., weight_decay=1., momentum=None), checkpoint_dir=directory)
     return [(h["step"], h["loss"]) for h in result["history"] if "loss" in h], result["tokens"]
 
@@ -377,13 +377,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
 
 def probed(rt, probe):
     "Some steps, a learning-rate range test or not, more steps; weights and state."
-    from nanochat_course.gpt import GPT, GPTConfig
-    from nanochat_course.optim import param_groups
     from nanochat_course.train import lr_range_test
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(sequence_len=16, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, n_embd=32))
-    model.init_weights()
-    opt = make_optimizer(param_groups(model, ns_dtype=torch.float32), rt)
+    model, opt = tiny_gpt(rt, 64)
     def batches(state):
         for i in range(100):
             x = torch.randint(0, 64, (2, 17), generator=torch.Generator().manual_seed(10 * i + rt.rank))
