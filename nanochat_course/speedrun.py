@@ -135,12 +135,12 @@ def set_aside(
             shutil.move(path, moved[-1])
     return moved
 
-# %% ../nbs/72_speedrun.ipynb #c7f7de7d
+# %% ../nbs/72_speedrun.ipynb #de6a2415
 def run_stage(
     command:list[str], # from `command_line`
 )->int:                # exit status
     "Run a stage, its output going where ours goes; an interrupt is left to the stage to handle."
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ})    # threads that wait shall not keep others from working
     forward = {s: signal.signal(s, lambda number, frame: process.poll() is None and number == signal.SIGTERM and process.terminate())
                for s in (signal.SIGINT, signal.SIGTERM)}
     try: return process.wait()

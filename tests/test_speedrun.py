@@ -127,3 +127,14 @@ def test_presets_fit_their_machine_by_the_formula(name, ranks, gigabytes):
     for stage in ("base_train", "mid_train", "chat_sft"):
         rows = preset[stage].get("device_batch_size", 65536 // plan.sequence_len)          # the default of the stages on a GPU
         assert memory_per_rank(replace(plan, device_batch_size=rows))["total"] < .9 * gigabytes * 1e9, stage
+
+
+def test_stages_wait_without_spinning_unless_told_otherwise(monkeypatch, tmp_path):
+    def policy():
+        code = f"import os; open({str(tmp_path / 'said')!r}, 'w').write(os.environ['OMP_WAIT_POLICY'])"
+        assert S.run_stage([sys.executable, "-c", code]) == 0
+        return (tmp_path / "said").read_text()
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert policy() == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert policy() == "ACTIVE"
