@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTENDERS', 'RATES', 'SURFACES', 'NEED_ROLES', 'OneMatrix', 'Contender', 'named_parameters', 'tensors',
-           'markdown_table', 'muon_alone', 'averaged', 'descend', 'best_rate', 'ill_conditioned', 'race_matrix', 'turn',
+           'aligned_table', 'muon_alone', 'averaged', 'descend', 'best_rate', 'ill_conditioned', 'race_matrix', 'turn',
            'refresh_', 'SOAP', 'soap', 'ScheduleFreeAdamW', 'Surface', 'valley', 'on_surface', 'race_surfaces',
            'draw_path', 'draw_surfaces', 'draw_matrix', 'Setup', 'standard_library_corpus', 'GPTProblem', 'hybrid',
            'tune', 'state_bytes', 'clocked', 'gpt_run', 'race_gpt', 'summary', 'draw_gpt', 'show', 'reaches',
@@ -57,8 +57,8 @@ CONTENDERS = dict(
     adamw=Contender("AdamW", lambda model, lr: AdamW(named_parameters(model), lr=lr, betas=(0.9, 0.95), weight_decay=0.)),
 )
 
-# %% ../nbs/43_optimizer_lab.ipynb #c5a0757c
-def markdown_table(
+# %% ../nbs/43_optimizer_lab.ipynb #dd494796
+def aligned_table(
     head,   # titles of the columns
     rows,   # lists as long as `head`
 )->str:
@@ -574,7 +574,7 @@ def draw_gpt(
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7.5)
     return fig
 
-# %% ../nbs/43_optimizer_lab.ipynb #5b4fca2d
+# %% ../nbs/43_optimizer_lab.ipynb #12dddbbe
 def show(
     result:dict,      # from `optimizer_lab`, or a part of it
 )->str:
@@ -584,11 +584,11 @@ def show(
         if kind in result:
             names = list(next(iter(result[kind].values())))
             cell = lambda r: f"{r['loss']:.2g} at {r['lr']:.2g}"
-            parts.append(markdown_table([f"last loss at best rate, {kind}", *result[kind]], [[CONTENDERS[n].title, *(cell(runs[n]) for runs in result[kind].values())] for n in names]))
+            parts.append(aligned_table([f"last loss at best rate, {kind}", *result[kind]], [[CONTENDERS[n].title, *(cell(runs[n]) for runs in result[kind].values())] for n in names]))
     if "gpt" in result:
         rows = [[r["title"], f"{r['lr']:.3g}", f"{r['val']:.3f} ± {r['spread']:.3f}", f"{1e3 * r['step_s']:.1f}", f"{r['optimizer_s'] / r['step_s']:.0%}",
                  f"{r['state_bytes'] / result['parameter_bytes']:.2f}"] for r in result["gpt"].values()]
-        parts.append(markdown_table(["GPT", "best rate", "validation loss", "ms a step", "optimizer's share", "state / parameters"], rows))
+        parts.append(aligned_table(["GPT", "best rate", "validation loss", "ms a step", "optimizer's share", "state / parameters"], rows))
     return "\n\n".join(parts)
 
 # %% ../nbs/43_optimizer_lab.ipynb #9aaab9c5
