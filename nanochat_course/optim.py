@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'ADAMW', 'MUON', 'adamw_equations_', 'fusable', 'adamw_update_', 'lr_factor', 'equalize_rows_',
-           'muon_direction_', 'compiled_direction', 'muon_update_', 'stacked', 'check_group', 'MuonAdamW', 'by_shape',
-           'with_names', 'AdamW', 'Muon', 'param_groups']
+           'muon_direction_', 'compiled_direction', 'muon_update_', 'stacked', 'check_group', 'evaluate_closure',
+           'MuonAdamW', 'by_shape', 'with_names', 'AdamW', 'Muon', 'param_groups']
 
 # %% ../nbs/31_optim.ipynb #ceb63f59
 from functools import lru_cache
@@ -174,7 +174,14 @@ def check_group(
         lr_factor(params[0].shape, group.get("lr_scale", "keller"))
     return {**defaults, "initial_lr": group["lr"], **group, "params": params}
 
-# %% ../nbs/31_optim.ipynb #57211a00
+# %% ../nbs/31_optim.ipynb #d1d9dfa1
+def evaluate_closure(
+    closure,   # computes the loss and its gradients, or None
+):             # the closure's loss, or None
+    "PyTorch's optimizers may be handed the computation of the loss; it needs gradients, a step does not."
+    if closure is None: return None
+    with torch.enable_grad(): return closure()
+
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the groups of kind `muon`, AdamW for those of kind `adamw`, in one process."
     def __init__(self,
@@ -193,9 +200,7 @@ class MuonAdamW(torch.optim.Optimizer):
         closure=None,   # computes the loss again, if given
     ):                  # the closure's loss
         "Update every parameter that has a gradient."
-        loss = None
-        if closure is not None:
-            with torch.enable_grad(): loss = closure()
+        loss = evaluate_closure(closure)
         for g in self.param_groups:
             params = [p for p in g["params"] if p.grad is not None]
             for p in params: self.init_state(p, g)

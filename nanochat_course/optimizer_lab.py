@@ -10,7 +10,7 @@ __all__ = ['CONTENDERS', 'RATES', 'SURFACES', 'NEED_ROLES', 'OneMatrix', 'Conten
            'tune', 'state_bytes', 'clocked', 'gpt_run', 'race_gpt', 'summary', 'draw_gpt', 'show', 'reaches',
            'overhead', 'OptimizerLabConfig', 'chosen', 'plain', 'optimizer_lab', 'main']
 
-# %% ../nbs/43_optimizer_lab.ipynb #6f83768c
+# %% ../nbs/43_optimizer_lab.ipynb #564cab61
 import math, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from .common import CourseError, Runtime, atomic_path, base_dir, corpus_dir, mac
 from .corpus import documents, file_documents, list_shards, python_sources, write_corpus
 from .dataloader import DataLoader
 from .gpt import GPT, GPTConfig
-from .optim import AdamW, MuonAdamW, by_shape, param_groups
+from .optim import AdamW, MuonAdamW, by_shape, evaluate_closure, param_groups
 from .scaling import REF_WIDTH, Schedule
 from .tokenizer import train_bpe
 from .train import LoopConfig, lr_range_test, train
@@ -178,7 +178,7 @@ def refresh_(
     v.copy_(v.index_select(dim, order))
     Q.copy_(torch.linalg.qr(product[:, order])[0])
 
-# %% ../nbs/43_optimizer_lab.ipynb #8fc40fed
+# %% ../nbs/43_optimizer_lab.ipynb #4281ec31
 class SOAP(torch.optim.Optimizer):
     "Adam in the slowly turning eigenbasis of Shampoo (Vyas et al. 2024, arXiv 2409.11321, algorithm 3)."
     def __init__(self,
@@ -198,9 +198,7 @@ class SOAP(torch.optim.Optimizer):
         closure=None,               # computes the loss again, if given
     ):                              # the closure's loss
         "Update every parameter that has a gradient; a matrix's first gradient other than zero only gives it its basis."
-        loss = None
-        if closure is not None:
-            with torch.enable_grad(): loss = closure()
+        loss = evaluate_closure(closure)
         for g in self.param_groups:
             for p in g["params"]:
                 if p.grad is None: continue
@@ -250,7 +248,7 @@ def soap(
 
 CONTENDERS["soap"] = Contender("SOAP", soap)
 
-# %% ../nbs/43_optimizer_lab.ipynb #08351a26
+# %% ../nbs/43_optimizer_lab.ipynb #85f220ed
 class ScheduleFreeAdamW(torch.optim.Optimizer):
     "AdamW whose answer is a running average of its iterates, without a schedule (Defazio et al. 2024, arXiv 2405.15682, algorithm 1)."
     def __init__(self,
@@ -270,9 +268,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
     ):                            # the closure's loss
         "Step z with the gradient at y, average it into x, and put y between the two."
         if not self.training: raise CourseError("the parameters hold the average: call optimizer.train() before the next step")
-        loss = None
-        if closure is not None:
-            with torch.enable_grad(): loss = closure()
+        loss = evaluate_closure(closure)
         for g in self.param_groups:
             for p in g["params"]:
                 if p.grad is not None: self.update(p, self.state[p], g)

@@ -225,7 +225,7 @@ def stop_not_finite(
     raise CourseError(f"step {step}: {what} is not finite; loader state after the batch: {describe(states[bad or 0])}; {good}; "
                       "look at the batch or lower the learning rate, then start again")
 
-# %% ../nbs/42_train.ipynb #d6cd206b
+# %% ../nbs/42_train.ipynb #c96c1b92
 @dataclass
 class LoopState:
     "What the loop itself must remember across a stop."
@@ -238,9 +238,10 @@ class LoopState:
 def run_settings(
     loop:LoopConfig, # the part that decides the result
     meta:dict,       # the stage's configuration
+    world_size:int,  # ranks: fewer of them with more batches each make the same steps
 )->dict:
     "What two runs must share to be the same run."
-    return dict(meta or {}, loop={k: getattr(loop, k) for k in ("num_iterations", "grad_accum_steps", "grad_clip")})
+    return dict(meta or {}, loop=dict(num_iterations=loop.num_iterations, batches_per_step=loop.grad_accum_steps * world_size, grad_clip=loop.grad_clip))
 
 def check_loop(loop:LoopConfig, optimizer, rt:Runtime):
     "Refuse what cannot work, before anything is computed."
@@ -407,7 +408,7 @@ class Loop:
         self.rt.barrier()
         return dict(result, history=self.history)
 
-# %% ../nbs/42_train.ipynb #90daf0b1
+# %% ../nbs/42_train.ipynb #bab59033
 def train(
     model:torch.nn.Module, # plain or compiled
     optimizer,             # with `param_groups`; one that averages gradients where there are several ranks
@@ -427,7 +428,7 @@ def train(
 )->dict:                   # metrics, step, loss (smoothed), tokens, seconds, train_seconds, tokens_per_second, history
     "Train a model: the one loop of all stages. Goes on where an earlier run stopped; a finished run returns its result."
     check_loop(loop, optimizer, rt)
-    directory, settings = Path(checkpoint_dir) if checkpoint_dir else None, run_settings(loop, meta)
+    directory, settings = Path(checkpoint_dir) if checkpoint_dir else None, run_settings(loop, meta, rt.world_size)
     if directory and not resume and rt.is_main: shutil.rmtree(directory, ignore_errors=True)
     rt.barrier()
     state, loader = resume_state(directory, model, optimizer, rt, settings, loop.num_iterations)

@@ -9,13 +9,13 @@ __all__ = ['all_gather', 'reduce_scatter', 'exported', 'run_ranks', 'toy_gradien
            'several', 'backward_memory', 'both_stages', 'LinkWork', 'SlowLink', 'timeline', 'timelines', 'save_state',
            'resume_state']
 
-# %% ../nbs/32_zero2.ipynb #b9db4c92
+# %% ../nbs/32_zero2.ipynb #71d922a7
 import importlib, math, os, socket, time, warnings, weakref
 from datetime import timedelta
 import torch, torch.distributed as dist, torch.multiprocessing as mp
 from fastcore.basics import patch
 from .common import CourseError, Runtime, runtime
-from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, muon_update_
+from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_
 
 # %% ../nbs/32_zero2.ipynb #5a56c6dc
 def _rank_main(rank, fn, world_size, port, queue, args):
@@ -324,7 +324,7 @@ def clip_grad_norm_(self:DistMuonAdamW,
     if grads: torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.))
     return norm
 
-# %% ../nbs/32_zero2.ipynb #1f59b025
+# %% ../nbs/32_zero2.ipynb #5561f203
 @patch
 @torch.no_grad()
 def step(self:DistMuonAdamW,
@@ -332,9 +332,7 @@ def step(self:DistMuonAdamW,
 ):                  # the closure's loss
     "Reduce what has not been reduced, update this rank's part, collect the others'. Every rank calls."
     if not self.rt.distributed: return MuonAdamW.step(self, closure)
-    loss = None
-    if closure is not None:
-        with torch.enable_grad(): loss = closure()
+    loss = evaluate_closure(closure)
     self.reduce_gradients()
     gathers = []
     for g in self.param_groups:

@@ -237,3 +237,17 @@ def test_what_is_missing_is_said_in_one_line(world):
     with pytest.raises(CourseError, match="run python -m nanochat_course.chat_sft first"): chat_rl(SMALL)
     process = stage(world)
     assert process.wait(120) == 2 and (error := process.stderr.read()).startswith("error: ") and error.count("\n") == 1
+
+
+def test_another_number_of_ranks_asks_the_next_questions(monkeypatch):
+    import nanochat_course.chat_rl as R
+    from itertools import islice
+    from types import SimpleNamespace
+    monkeypatch.setattr(R, "roll_out", lambda engine, task, items, *a: [items])
+    monkeypatch.setattr(R, "rollout_batch", lambda rollouts, bos, device: (rollouts, None))
+    def asked(world, state, batches): # the questions of each batch over all ranks, and the states after the last
+        ranks = [list(islice(R.RolloutLoader(SimpleNamespace(tokenizer=SimpleNamespace(bos=0)), range(40), replace(CPU, rank=r, world_size=world), 8 // world)(state), batches)) for r in range(world)]
+        return [sorted(sum((r[b][0] for r in ranks), [])) for b in range(batches)], [r[-1][2] for r in ranks]
+    whole, _ = asked(1, None, 9)
+    first, states = asked(4, None, 3)
+    assert first + asked(2, states, 6)[0] == whole and all(len(set(b)) == 8 for b in whole)

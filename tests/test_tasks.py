@@ -1,5 +1,5 @@
 "Conversations, tasks and their loader: nothing leaks, nobody forges a role, no row without a target."
-import inspect, json, os, random, re, subprocess, sys, zlib
+import inspect, itertools, json, os, random, re, subprocess, sys, zlib
 import pytest, torch
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.tasks import *
@@ -208,6 +208,18 @@ def test_resume_and_ranks(tok):
         key = lambda bs: sorted(tuple(row) for x, _, _ in bs for row in x.tolist())
         assert key([b for r in rows for b in r]) == key(whole)                                      # exactly one epoch
     with pytest.raises(CourseError, match="supervise"): ConversationLoader(tok, m, 3, 128, CPU, supervise="user")
+
+@pytest.mark.parametrize("before,after", [((4, 1), (2, 2)), ((2, 2), (1, 4)), ((1, 4), (4, 1))])
+def test_another_number_of_ranks_goes_on_with_the_next_row(tok, before, after):
+    def loaders(world, accum): return [ConversationLoader(tok, small_mixture(), 2, 128, Runtime(torch.device("cpu"), torch.float32, rank=r, world_size=world), grad_accum_steps=accum) for r in range(world)]
+    def rows(batches): return sorted(tuple(row) for x, _, _ in batches for row in x.tolist())
+    whole = rows(b for l in loaders(*before) for b in l())
+    for steps in (1, loaders(*before)[0].num_iterations - 1):
+        first = [list(itertools.islice(l(), steps * before[1])) for l in loaders(*before)]
+        states = json.loads(json.dumps([batches[-1][2] for batches in first]))
+        rest = [list(l(states)) for l in loaders(*after)]
+        assert rows(b for batches in first + rest for b in batches) == whole
+        assert {len(batches) for batches in rest} == {(loaders(*after)[0].num_iterations - steps) * after[1]}
 
 
 # roles

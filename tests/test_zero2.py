@@ -373,6 +373,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     changed, tokens = trained_on_text(Runtime(torch.device("cpu"), torch.float32), tmp_path / "text", tmp_path / "run", 0, 4)
     alone, same_tokens = trained_on_text(Runtime(torch.device("cpu"), torch.float32), tmp_path / "text", tmp_path / "alone", 0, 4)
     assert changed[-1][0] == alone[-1][0] == 11 and tokens == same_tokens == 12 * 4 * 2 * 32
+    again = run_ranks(trained_on_text, 2, tmp_path / "text", tmp_path / "run", 0, 2)
+    assert [r[1] for r in again] == [tokens, tokens], "a finished run is finished, whoever asks"
     assert changed[-1][1] == pytest.approx(alone[-1][1], abs=0.25) and changed[-1][1] < 4.5, "it went on learning: a fresh model has a loss of 5.5"
 
 def probed(rt, probe):
