@@ -63,9 +63,9 @@ lint: setup
 test-py: setup
 	$(BIN)/python -m pytest
 
-# Two workers of one thread each, in a folder of their own.
+# Two at a time, each with one thread and a folder of its own; after each notebook its solved exercises.
 test-nbs: setup
-	@dir=$$(mktemp -d) && export NANOCHAT_COURSE_DIR=$$dir OMP_NUM_THREADS=1 MPLBACKEND=agg && $(BIN)/nbdev_test --n_workers 2 --timing; status=$$?; rm -rf $$dir; exit $$status
+	@$(NOTEBOOK) test
 
 bench: setup
 	@for b in benchmarks/bench_*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['detect_device', 'detect_dtype', 'CourseError', 'Runtime', 'runtime', 'seed_everything', 'atomic_path', 'write_json',
            'read_json', 'sha256', 'base_dir', 'corpus_dir', 'open_tracker', 'RunLog', 'read_log', 'peak_memory',
-           'machine', 'save_result', 'load_result', 'run_main']
+           'machine', 'save_result', 'load_result', 'repository_file', 'run_main']
 
 # %% ../nbs/00_common.ipynb #dd65681c
 import hashlib, json, os, platform, random, shutil, sys
@@ -253,6 +253,16 @@ def load_result(
     "Read a stage's summary."
     path = base_dir() / "report" / f"{stage}.json"
     return read_json(path) if path.exists() else {}
+
+# %% ../nbs/00_common.ipynb #02f5f39b
+def repository_file(
+    name:str,  # path inside the repository, e.g. "benchmarks/results/model.json"
+)->Path:       # where it lies
+    "A file of the course's repository, looked for from the working directory upwards. Raises `CourseError` outside of it."
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / name).exists(): return folder / name
+    raise CourseError(f"{name} is not here: run this from a folder inside the course's repository")
+
 
 # %% ../nbs/00_common.ipynb #22c7ac02
 def run_main(

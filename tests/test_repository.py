@@ -41,7 +41,11 @@ def test_notebook_is_a_finished_chapter(path):
     assert not [s for c, s in zip(cells, source) if c["cell_type"] == "code" and c["outputs"] and any(o["output_type"] == "error" for o in c["outputs"])]
     assert "#| eval: false" not in code
     if path.stem[3:] != "exercises":
-        assert code.count(".verify(") >= 2, "at least two exercises, whose checks are themselves checked"
+        checked = (ROOT / "tests" / "exercises" / f"{path.stem}.py").read_text()
+        assert checked.count(".verify(") >= 2, "at least two exercises, whose checks are themselves checked"
+        assert ".verify(" not in code, "solutions are tried in tests/exercises, not on the page"
+    assert ":::" not in text, "folded parts are <details>, which every reader of notebooks renders"
+    assert text.count("<details") == text.count("</details>")
     assert "**Next**" in text, "ends with what comes next"
     for caption in re.findall(r"#\| fig-cap: (.*)", code): assert caption.strip()
     assert code.count("#| fig-cap:") == code.count("#| fig-alt:"), "every figure has a caption and alt text"

@@ -4,13 +4,17 @@
     python tools/notebook.py build NAME ...   .pairs/NAME.py -> nbs/NAME.ipynb, export the module, run, clean
     python tools/notebook.py draft NAME ...   the same without running; cells that did not change keep their outputs
     python tools/notebook.py run   NAME ...   run nbs/NAME.ipynb in place, so that its stored outputs are new
+    python tools/notebook.py test [NAME ...]  run notebooks (all of them, two at a time) without storing anything, and after each the
+                                              solved exercises and known wrong answers of tests/exercises/NAME.py
     python tools/notebook.py check            fail when a notebook is not clean or a module is not what its notebook exports
 """
-import fcntl, hashlib, os, sys, tempfile, time
+import fcntl, hashlib, os, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, PAIRS, LIB = ROOT / "nbs", ROOT / ".pairs", ROOT / "nanochat_course"
+EXERCISES = ROOT / "tests" / "exercises"
 os.chdir(ROOT)
 
 
@@ -22,6 +26,14 @@ def stable_ids(nb):
         seen[digest] = seen.get(digest, -1) + 1
         cell["id"] = digest + (f"-{seen[digest]}" if seen[digest] else "")
     nb.nbformat, nb.nbformat_minor = 4, 5
+
+
+def fold_hidden(nb):
+    "What the website leaves out is folded in JupyterLab and VS Code as well: setup cells, and cells that compute a folded answer."
+    for cell in nb.cells:
+        if cell.cell_type != "code": continue
+        hidden = any(line.replace(" ", "") in ("#|hide", "#|echo:false", "#|hide_input") for line in cell.source.splitlines()[:6])
+        cell.metadata = {"jupyter": {"source_hidden": True}} if hidden else {}
 
 
 def export(path):
@@ -41,6 +53,7 @@ def clean(path):
 def write(nb, path):
     import nbformat
     stable_ids(nb)
+    fold_hidden(nb)
     tmp = path.with_suffix(".tmp")
     nbformat.write(nb, tmp)
     os.replace(tmp, path)
@@ -68,29 +81,58 @@ def draft(name):
     clean(path)
 
 
+def skipped(cell):
+    return any(line.replace(" ", "") in ("#|eval:false", "#|cuda") for line in cell.source.splitlines()[:6])
+
+
+def execute(name, nb, more=()):
+    "Run all code cells of a notebook, and then `more` cells in the same kernel. Ends the program at a cell that fails."
+    from nbclient import NotebookClient
+    client = NotebookClient(nb, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(NBS)}}, store_widget_state=False, skip_cells_with_tag="")
+    cells, start = len(nb.cells), time.time()
+    nb.cells.extend(more)
+    try:
+        with client.setup_kernel():
+            for i, cell in enumerate(nb.cells):
+                if cell.cell_type != "code": continue
+                cell.outputs = []
+                if skipped(cell): continue
+                t = time.time()
+                try: client.execute_cell(cell, i)
+                except Exception as e:
+                    where = f"cell {i}" if i < cells else f"tests/exercises/{name}.py, part {i - cells + 1}"
+                    raise SystemExit(f"{name}, {where}, failed:\n{cell.source}\n\n{e}") from None
+                if time.time() - t > 5: print(f"   cell {i}: {time.time() - t:.1f} s: {cell.source.splitlines()[-1][:80]}")
+    finally: del nb.cells[cells:]
+    print(f"{name}: {sum(c.cell_type == 'code' for c in nb.cells)} code cells in {time.time() - start:.1f} s")
+
+
 def run(name):
     import nbformat
-    from nbclient import NotebookClient
     path = NBS / f"{name}.ipynb"
     nb = nbformat.read(path, as_version=4)
-    client = NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(NBS)}}, store_widget_state=False,
-                            skip_cells_with_tag="")
-    start = time.time()
-    with client.setup_kernel():
-        for i, cell in enumerate(nb.cells):
-            if cell.cell_type != "code": continue
-            cell.outputs = []
-            head = cell.source.splitlines()[:6]
-            if any(line.replace(" ", "") in ("#|eval:false", "#|cuda") for line in head): continue
-            t = time.time()
-            try: client.execute_cell(cell, i)
-            except Exception as e:
-                write(nb, path)
-                raise SystemExit(f"{name}, cell {i}, failed:\n{cell.source}\n\n{e}") from None
-            if time.time() - t > 5: print(f"   cell {i}: {time.time() - t:.1f} s: {cell.source.splitlines()[-1][:80]}")
-    write(nb, path)
+    try: execute(name, nb)
+    finally: write(nb, path)
     clean(path)
-    print(f"{name}: {sum(c.cell_type == 'code' for c in nb.cells)} code cells in {time.time() - start:.1f} s")
+
+
+def test_one(name):
+    import nbformat
+    path = EXERCISES / f"{name}.py"
+    parts = path.read_text().split("\n# %%\n")[1:] if path.exists() else []
+    execute(name, nbformat.read(NBS / f"{name}.ipynb", as_version=4), [nbformat.v4.new_code_cell(p) for p in parts])
+
+
+def test(names):
+    "Each notebook in a process and a data folder of its own, two at a time, the largest first."
+    def one(name):
+        with tempfile.TemporaryDirectory() as folder:
+            env = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **os.environ, "NANOCHAT_COURSE_DIR": folder}
+            done = subprocess.run([sys.executable, __file__, "test_one", name], env=env, capture_output=True, text=True)
+        print(done.stdout.strip() if done.returncode == 0 else f"{done.stdout}{done.stderr}", flush=True)
+        return done.returncode
+    names = names or [p.stem for p in sorted(NBS.glob("*.ipynb"), key=lambda p: -p.stat().st_size)]
+    with ThreadPoolExecutor(2) as pool: return sum(map(bool, pool.map(one, names)))
 
 
 def build(name):
@@ -128,6 +170,8 @@ def check():
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in ("text", "build", "draft", "run", "check"): raise SystemExit(__doc__)
+    if len(sys.argv) < 2 or sys.argv[1] not in ("text", "build", "draft", "run", "test", "test_one", "check"): raise SystemExit(__doc__)
+    names = [name.removesuffix(".py").removesuffix(".ipynb").split("/")[-1] for name in sys.argv[2:]]
     if sys.argv[1] == "check": raise SystemExit(check())
-    for name in sys.argv[2:]: globals()[sys.argv[1]](name.removesuffix(".py").removesuffix(".ipynb").split("/")[-1])
+    if sys.argv[1] == "test": raise SystemExit(test(names))
+    for name in names: globals()[sys.argv[1]](name)
