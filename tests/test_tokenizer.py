@@ -1,14 +1,20 @@
 "The tokenizer against independent truth: a trainer that recounts everything, rustbpe, tiktoken, and any text hypothesis can think of."
-import json, os, random, sysconfig
+import json, os, random, re, signal, subprocess, sys, sysconfig, time
 from collections import Counter
 from pathlib import Path
-import pytest, regex, tiktoken, torch
-from hypothesis import given, settings, strategies as st
+import psutil, pytest, regex, tiktoken, torch
+from hypothesis import HealthCheck, given, settings, strategies as st
 from nanochat_course.common import CourseError
-from nanochat_course.tokenizer import (BPE, GPT2_PATTERN, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, count_words,
-                                       count_words_parallel, cut_runs, learn_merges, tokens_html, train_bpe)
+from nanochat_course.tokenizer import (BPE, GPT2_PATTERN, NOT_LATIN, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, count_words, count_words_parallel,
+                                       cut_runs, latin_pattern, learn_merges, tokenizer_digest, tokens_html, train_bpe, word_finder)
 
 SENTENCE = "The cat sat on the mat."
+
+
+@pytest.fixture(params=[0, 1, 3, 32])
+def few(request, monkeypatch):
+    "Pairs with fewer places than this go through a loop, the others through numpy: 0 is numpy alone."
+    monkeypatch.setattr("nanochat_course.tokenizer.FEW", request.param)
 
 
 def naive_merges(words, num_merges):
@@ -45,12 +51,12 @@ def tok(docs): return train_bpe(docs, 1500, num_processes=1)
 @pytest.mark.parametrize("words", [{"aaaaaaa": 1}, {"aaa": 2, "aaaa": 1, "baaab": 3}, {"abab": 1, "baba": 1, "ababa": 5}, {"": 1, "x": 9}, {},
                                    {"éé": 2, "猫猫猫": 1},
                                    {"\0\0a": 3, "a\0": 3}])
-def test_learn_merges_small(words): assert learn_merges(words, 50) == naive_merges(words, 50)
+def test_learn_merges_small(words, few): assert learn_merges(words, 50) == naive_merges(words, 50)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.text("abc", max_size=14), st.integers(1, 5), max_size=8))
-def test_learn_merges_property(words): assert learn_merges(words, 30) == naive_merges(words, 30)
+def test_learn_merges_property(few, words): assert learn_merges(words, 30) == naive_merges(words, 30)
 
 
 def test_learn_merges_is_order_free(docs):
@@ -65,6 +71,77 @@ def test_parallel_counting(docs):
     assert sum(map(len, texts)) > 3 * 2**20, "too short to start processes"
     assert count_words_parallel(texts, num_processes=2) == count_words(texts)
     assert count_words_parallel(iter(texts), num_processes=1) == count_words(texts)
+
+
+LATIN = "".join(c for c in map(chr, [*range(0x250), *range(0x2000, 0x2070)]) if not 0x1c <= ord(c) <= 0x1f)
+
+
+@pytest.mark.parametrize("pattern", [SPLIT_PATTERN, GPT2_PATTERN])
+def test_the_fast_engine_cuts_like_the_able_one(pattern):
+    "`re` with letters written out against `regex` with \\p{L}: each character of its alphabet in several places, then any text of them."
+    fast, judge = re.compile(latin_pattern(pattern)).findall, regex.compile(pattern).findall
+    assert not NOT_LATIN.search(LATIN) and all(NOT_LATIN.search(c) for c in "\x1c\x1f\u0250\u1fff\u2070α猫🐈\ud800")
+    for c in LATIN:
+        for text in (c, c * 5, f"a{c}b", f" {c}{c} 1{c}2", f"'{c}", f"'{c}e x", f"\n {c}\r{c}  "): assert fast(text) == judge(text), ascii(text)
+    rng = random.Random(0)
+    for alphabet in (LATIN, "aZéſ sdmtlv'’ \t\n\r\x85\xa0\u2003\u2028.,1²½", " \n\r\ta'."):
+        for _ in range(2000):
+            text = "".join(rng.choices(alphabet, k=rng.randrange(40)))
+            assert fast(text) == judge(text), ascii(text)
+
+
+def test_words_are_those_of_the_pattern(docs):
+    for pattern in (SPLIT_PATTERN, GPT2_PATTERN, r"\w+|\W"):
+        for text in [*docs[:20], "a\x1cb \x1f c", "猫 sat, 12345", "’s naïve ŀ \u2028\u200b ²"]: assert word_finder(pattern)(text) == regex.findall(pattern, text)
+    assert count_words(["a b", "a", " b 猫"]) == {"a": 2, " b": 2, " 猫": 1}
+
+
+WORKERS = """
+import os, sys, time
+from nanochat_course.tokenizer import count_words_parallel
+def texts():
+    for i in range(5): yield "word " * 300_000
+    print("reading", flush=True)
+    while True:
+        time.sleep(.05)
+        yield "word " * 300_000
+count_words_parallel(texts(), num_processes=2)
+"""
+
+
+def running(children):
+    "Of these processes, those that are alive and no zombies."
+    return [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+
+
+def kill_one(which):
+    "Start a program that counts in two processes, kill it or one of its workers, and return it and its workers."
+    program = subprocess.Popen([sys.executable, "-c", WORKERS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert program.stdout.readline() == "reading\n"
+    for _ in range(200):
+        if len(workers := psutil.Process(program.pid).children()) == 2: break
+        time.sleep(.05)
+    os.kill(workers[0].pid if which == "worker" else program.pid, signal.SIGKILL)
+    return program, workers
+
+
+def test_workers_end_with_their_parent():
+    program, workers = kill_one("parent")
+    program.wait(20)
+    for _ in range(200):
+        if not running(workers): break
+        time.sleep(.05)
+    left = running(workers)
+    for w in left: w.kill()
+    assert len(workers) == 2 and not left, "processes that count words wait for ever for a parent that is dead"
+
+
+def test_a_killed_worker_is_named():
+    program, workers = kill_one("worker")
+    try: out, err = program.communicate(timeout=60)
+    finally: program.kill()
+    assert program.returncode == 1 and "a process that counted words was killed" in err.splitlines()[-1]
+    assert not running(workers)
 
 
 def test_rustbpe_same_merges(docs):
@@ -104,10 +181,12 @@ def test_vocab_too_small():
 def test_odd_training_texts():
     assert train_bpe([], 300).vocab_size == 265
     assert train_bpe(["", ""], 300).vocab_size == 265
-    assert train_bpe("one string", 270).vocab_size == 270
+    assert train_bpe(["one string"], 270).vocab_size == 270
     assert train_bpe(["x" + " " * 1_000_000 + "y"], 275).decode([265]) == " " * 1024
     assert train_bpe(["lone \ud800 surrogate"], 300).vocab_size > 265
     with pytest.raises(CourseError, match="strings"): train_bpe([b"bytes"], 300)
+    for one in ("story.txt", Path("story.txt")):                      # a string is a sequence of strings: its letters would be the texts
+        with pytest.raises(CourseError, match=r"takes a list of texts: for one text give \[text\], for a file"): train_bpe(one, 300)
 
 
 def test_split_pattern():
@@ -223,7 +302,8 @@ def test_render_for_completion(tok):
 
 @pytest.mark.parametrize("conversation, message", [({}, "a conversation is"), ({"messages": []}, "at least one"), ({"messages": ["hi"]}, "a conversation is"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "user's turn"), ({"messages": [{"role": "user", "content": "x"}] * 2}, "assistant's turn"),
-    ({"messages": [{"role": "system", "content": "x"}]}, "followed by a user"), ({"messages": [{"role": "user", "content": None}]}, "not text"),
+    ({"messages": [{"role": "system", "content": "x"}]}, "followed by a user"),
+    ({"messages": [{"role": "system", "content": None}, {"role": "user", "content": "x"}]}, "system message's content is a NoneType"), ({"messages": [{"role": "user", "content": None}]}, "not text"),
     ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [{"type": "image", "text": ""}]}]}, "type 'image'"),
     ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": [{"type": "text"}]}]}, "without text")])
 def test_bad_conversations(tok, conversation, message):
@@ -255,6 +335,67 @@ def test_load_damaged(tok, tmp_path, old, new):
     path.write_text(before.replace(old, new) if old else new, encoding="utf-8")
     assert path.read_text(encoding="utf-8") != before
     with pytest.raises(CourseError, match="tokenizer.json"): Tokenizer.load(tmp_path)
+
+
+def craft(path, keep_digest=False, **changes):
+    "Change a stored tokenizer as one would by hand: with a digest that fits, so that only the content can give it away."
+    data = json.loads(path.read_text(encoding="utf-8")) | changes
+    merges = [tuple(map(int, m.split(" ", 2)[:2])) for m in data["merges"]]
+    if not keep_digest: data["digest"] = tokenizer_digest(merges, data["pattern"], data["special_tokens"], list(map(int, data["byte_order"].split())))
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def test_every_flipped_bit_that_matters_is_noticed(tok, tmp_path):
+    "A bit flipped in the file: refused, or the same ids as before. (The text beside each merge is for people, and may change.)"
+    tok.save(tmp_path)
+    path, rng, refused = tmp_path / "tokenizer.json", random.Random(0), 0
+    whole = path.read_bytes()
+    for _ in range(60):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        try: again = Tokenizer.load(tmp_path)
+        except CourseError: refused += 1
+        else: assert (again.merges, again.pattern, again.special_ids, again.byte_order) == (tok.merges, tok.pattern, tok.special_ids, tok.byte_order)
+    assert refused > 10
+
+
+def test_files_without_a_digest_load(tok, tmp_path):
+    tok.save(tmp_path)
+    data = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert len(data.pop("digest")) == 64
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
+    assert Tokenizer.load(tmp_path).merges == tok.merges
+
+
+def test_duplicate_merges_are_refused(tok, tmp_path):
+    tok.save(tmp_path)
+    merges = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["merges"]
+    craft(tmp_path / "tokenizer.json", merges=[*merges[:-1], merges[0]])
+    with pytest.raises(CourseError, match="a merge stands there twice"): Tokenizer.load(tmp_path)
+
+
+def test_tokens_that_double_take_no_memory(tmp_path):
+    train_bpe(["aaaa"], 266).save(tmp_path)
+    craft(tmp_path / "tokenizer.json", merges=["97 97", *(f"{255 + i} {255 + i}" for i in range(1, 40))], vocab_size=256 + 40 + 9)
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(CourseError, match="would fill more than 64 MB"): Tokenizer.load(tmp_path)
+    assert psutil.Process().memory_info().rss - before < 1 << 28
+
+
+@pytest.mark.parametrize("pattern", ["", "(?!)", "[a-c]+", r"\S+", "[^猫]+", "(?=a)", "(a|)", "("])
+def test_patterns_that_lose_text_are_refused(tok, tmp_path, pattern, capfd):
+    tok.save(tmp_path)
+    craft(tmp_path / "tokenizer.json", pattern=pattern.replace("猫", "一"))
+    with pytest.raises(CourseError, match="tokenizer.json is damaged") as e: Tokenizer.load(tmp_path)
+    assert "\n" not in str(e.value) and "panicked" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", [GPT2_PATTERN, r"\w+|\W", r"[\s\S]"])
+def test_other_patterns_load(tok, tmp_path, pattern):
+    tok.save(tmp_path)
+    craft(tmp_path / "tokenizer.json", pattern=pattern)
+    assert Tokenizer.load(tmp_path).pattern == pattern
 
 
 def test_load_missing(tmp_path):
