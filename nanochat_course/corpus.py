@@ -6,20 +6,25 @@
 __all__ = ['ROLE', 'LINK', 'LITERAL', 'BOLD', 'FIELD', 'DIRECTIVE', 'RULER', 'TAG', 'HEADING', 'ADMONITIONS', 'SKIP', 'HUB',
            'TEXT_SUFFIXES', 'indent', 'clean_inline', 'clean_docstring', 'show_signature', 'module_documents',
            'attached_documents', 'python_sources', 'file_documents', 'builtin_documents', 'normal', 'deduplicate',
-           'docstring_documents', 'write_shard', 'write_corpus', 'list_shards', 'check_shard', 'check_shards',
-           'read_row_group', 'documents', 'read_text', 'split_text', 'read_jsonl', 'read_source', 'Linked', 'receive',
-           'download', 'download_corpus', 'fingerprint', 'make_corpus', 'docstring_records', 'CorpusConfig', 'corpus',
-           'main']
+           'docstring_documents', 'write_shard', 'write_corpus', 'read_corpus', 'shard_names', 'list_shards',
+           'check_shard', 'check_shards', 'read_row_group', 'documents', 'read_text', 'split_text', 'read_jsonl',
+           'read_source', 'Linked', 'body_range', 'write_body', 'receive', 'pause_asked', 'download', 'download_corpus',
+           'fingerprint', 'full_source', 'corpus_folder', 'remove_leftovers', 'make_corpus', 'docstring_records',
+           'CorpusConfig', 'corpus', 'main']
 
-# %% ../nbs/11_corpus.ipynb #49613298
-import ast, errno, gc, hashlib, http.client, inspect, itertools, json, multiprocessing, os, random, re, sys, sysconfig, time, warnings
+# %% ../nbs/11_corpus.ipynb #f99010dc
+import ast, errno, gc, glob, hashlib, http.client, inspect, itertools, json, multiprocessing, os, random, re, shlex, shutil, sys, sysconfig, time, warnings
 import urllib.error, urllib.request
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 import pyarrow as pa, pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from .common import CourseError, atomic_path, base_dir, read_json, run_main, sha256, write_json
+from .tokenizer import end_with_parent
 
 # %% ../nbs/11_corpus.ipynb #81d06164
 ROLE      = re.compile(r":(?:\w+:)*\w+:`(?:~(?:[\w.]*\.)?)?([^`<>]+?)(?:\s*<[^`>]*>)?`")  # :class:`a.b.C`, :class:`~a.b.C` (C), :ref:`title <target>`
@@ -190,7 +195,7 @@ def builtin_documents()->list[str]:
             if isinstance(obj, type): [add(m, f"{full}.{k}") for k, m in sorted(vars(obj).items()) if not k.startswith("_") and callable(m)]
     return documents
 
-# %% ../nbs/11_corpus.ipynb #67dd33a2
+# %% ../nbs/11_corpus.ipynb #1a931f44
 def normal(text:str)->str: return re.sub(r"[^a-z0-9]+", " ", text.lower())
 
 def deduplicate(
@@ -218,8 +223,9 @@ def docstring_documents(
     from nanochat_course.corpus import file_documents as work        # by its importable name: processes cannot import a notebook
     sources = python_sources()
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin" else "spawn"
-    with ProcessPoolExecutor(num_workers or os.cpu_count(), mp_context=multiprocessing.get_context(method)) as pool:
-        found = list(tqdm(pool.map(work, sources, chunksize=32), total=len(sources), desc="docstrings", unit=" files", disable=None))
+    with ProcessPoolExecutor(num_workers or os.cpu_count(), multiprocessing.get_context(method), end_with_parent) as pool:
+        try: found = list(tqdm(pool.map(work, sources, chunksize=32), total=len(sources), desc="docstrings", unit=" files", disable=None))
+        except BrokenProcessPool: raise CourseError("a process that read sources was killed, perhaps for want of memory: run the same command again") from None
     return deduplicate(itertools.chain(builtin_documents(), *found))
 
 # %% ../nbs/11_corpus.ipynb #940b6f9d
@@ -252,15 +258,40 @@ def write_corpus(
         write_shard(Path(out_dir) / f"shard_{i:05d}.parquet", texts[a:b], rows=min(1024, max(1, -(-(b - a) // 16))))
     return dict(documents=len(texts), bytes=size, words=sum(len(t.split()) for t in texts), shards=num_shards, validation_documents=bounds[-1] - bounds[-2])
 
-# %% ../nbs/11_corpus.ipynb #baae7d7d
+# %% ../nbs/11_corpus.ipynb #cdf255b8
+HUB = {"climbmix": ("karpathy/climbmix-400b-shuffle", 6542), "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822)}  # repository, last shard
+
+def read_corpus(
+    corpus_dir,    # folder with a `corpus.json`
+)->dict:           # what `make_corpus` wrote: documents, bytes, shards, request, …
+    "What is known of a corpus that the course has made."
+    made = read_json(path := Path(corpus_dir) / "corpus.json")
+    if not isinstance(made, dict) or type(made.get("shards")) is not int or not isinstance(made.get("request", {}), dict):
+        raise CourseError(f"{path} does not describe a corpus: remove {corpus_dir} and make the corpus again")
+    return made
+
+def shard_names(
+    made:dict,     # as `read_corpus` returns it
+)->list[str]:      # file names; the last one is the validation shard
+    "The files of a corpus: numbered from 0; of a downloaded one the last number is the hub's."
+    source = made.get("request", {}).get("source")
+    last = HUB[source][1] if source in HUB else made["shards"] - 1
+    return [f"shard_{i:05d}.parquet" for i in (*range(made["shards"] - 1), last)]
+
 def list_shards(
     corpus_dir,        # folder of shards
     split:str="train", # "train": all but the last shard, "val": the last, "all"
 )->list[Path]:
-    "The shards of a split."
-    shards = sorted(Path(corpus_dir).glob("shard_*.parquet"))
-    if not shards: raise CourseError(f"no corpus in {corpus_dir}: make one with python -m nanochat_course.corpus")
+    "The shards of a split: those that `corpus.json` promises, or all parquet files of a folder without one, by name."
     if split not in ("train", "val", "all"): raise CourseError(f"unknown split {split!r}: use train, val or all")
+    shards = sorted(p for p in Path(corpus_dir).glob("*.parquet") if not p.name.startswith("."))
+    if not shards: raise CourseError(f"no corpus in {corpus_dir}, that is no *.parquet files: make one with python -m nanochat_course.corpus")
+    if (Path(corpus_dir) / "corpus.json").exists():
+        shards = [Path(corpus_dir) / name for name in shard_names(read_corpus(corpus_dir))]
+        missing = [p.name for p in shards if not p.exists()]
+        if missing:
+            raise CourseError(f"{corpus_dir} should hold {len(shards)} shards, and {', '.join(missing[:3])}{' …' if missing[3:] else ''} "
+                              f"{'are' if missing[1:] else 'is'} gone: make the corpus again with python -m nanochat_course.corpus")
     if len(shards) < 2:
         raise CourseError(f"{corpus_dir} holds one shard only, which would be the validation shard: nothing is left to train on; get at least two")
     return {"train": shards[:-1], "val": shards[-1:], "all": shards}[split]
@@ -274,7 +305,7 @@ def check_shard(
     except FileNotFoundError: raise CourseError(f"{path} does not exist") from None
     except (pa.ArrowException, OSError) as e: raise CourseError(f"{path} is truncated or not a parquet file ({str(e).splitlines()[0]}): {again}") from None
     column = meta.schema.to_arrow_schema().get_field_index("text")
-    if column < 0: raise CourseError(f'{path} has no column "text" (it has {", ".join(meta.schema.names)})')
+    if column < 0: raise CourseError(f'{path} has no column "text" (it has {", ".join(map(repr, meta.schema.names))[:200]})')
     if not (pa.types.is_string(t := meta.schema.to_arrow_schema().field(column).type) or pa.types.is_large_string(t)):
         raise CourseError(f'{path}: the column "text" is of type {t}, not string')
     size = os.path.getsize(path)
@@ -326,8 +357,7 @@ def documents(
             if not skip_corrupt: raise
             warnings.warn(f"skipped: {e}", stacklevel=2)
 
-# %% ../nbs/11_corpus.ipynb #e857c78a
-HUB = {"climbmix": ("karpathy/climbmix-400b-shuffle", 6542), "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822)}  # repository, last shard
+# %% ../nbs/11_corpus.ipynb #563cf25e
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".py")
 
 def read_text(path)->str:
@@ -355,15 +385,19 @@ def read_jsonl(path)->list[str]:
     for n, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip(): continue
         try: record = json.loads(line)
-        except json.JSONDecodeError as e: raise CourseError(f"{path}, line {n}, is not JSON: {e.msg}") from None
+        except (ValueError, RecursionError) as e:              # also numbers of thousands of digits, and brackets in thousands of brackets
+            raise CourseError(f"{path}, line {n}, is not JSON that can be read: {getattr(e, 'msg', str(e))}") from None
         if not isinstance(record, dict) or not isinstance(record.get("text"), str): raise CourseError(f'{path}, line {n}, has no "text" that is a string')
+        try: record["text"].encode()
+        except UnicodeEncodeError as e:
+            raise CourseError(f"{path}, line {n}: its text has half a character (a lone surrogate, \\u{ord(e.object[e.start]):04x}) at {e.start}: mend or remove it") from None
         texts.append(record["text"])
     return texts
 
 def read_source(
     path,            # text file, folder, .jsonl or .parquet
 )->list[str]:        # documents; never empty
-    "The documents of a user's file or folder. A file in a folder is one document, a single text file is cut into several."
+    "The documents of a user's file or folder. Long texts are cut into several."
     path = Path(path).expanduser()
     if not path.exists():
         raise CourseError(f"{path} does not exist: give a text file, a folder, a .jsonl or .parquet file, or one of docstrings, {', '.join(HUB)}")
@@ -372,7 +406,7 @@ def read_source(
         files = [p for p in sorted(path.rglob("*")) if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)]
         files = [p for p in files if p.suffix.lower() in (*TEXT_SUFFIXES, ".jsonl", ".parquet")]
         if not files: raise CourseError(f"{path} holds no file that ends in {', '.join((*TEXT_SUFFIXES, '.jsonl', '.parquet'))}")
-        texts = [t for p in files for t in ([read_text(p)] if p.suffix.lower() in TEXT_SUFFIXES else read_source(p))]
+        texts = [t for p in files for t in (split_text(read_text(p)) if p.suffix.lower() in TEXT_SUFFIXES else read_source(p))]
     elif suffix == ".parquet": texts = list(documents([path]))
     elif suffix == ".jsonl": texts = read_jsonl(path)
     else: texts = split_text(read_text(path))
@@ -380,67 +414,116 @@ def read_source(
     if not texts: raise CourseError(f"{path} is empty: there is no text in it")
     return texts
 
-# %% ../nbs/11_corpus.ipynb #ea669388
+# %% ../nbs/11_corpus.ipynb #f7774265
 class Linked(urllib.request.HTTPRedirectHandler):
-    "Follow redirects, and keep the checksum that the hub announces with them."
+    "Follow redirects: keep the checksum that the hub announces with them, and show the access token to no other server."
     checksum = None
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         etag = (headers.get("X-Linked-ETag") or "").strip('W/"')
         if re.fullmatch(r"[0-9a-f]{64}", etag): self.checksum = etag
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        new, token = super().redirect_request(req, fp, code, msg, headers, newurl), req.unredirected_hdrs.get("Authorization")
+        if new and token and urlsplit(new.full_url)[:2] == urlsplit(req.full_url)[:2]: new.add_unredirected_header("Authorization", token)
+        return new
+
+def body_range(
+    r,            # the server's answer
+    have:int,     # bytes that we have
+    tag:str,      # ETag of the version that they belong to
+)->tuple:         # (place of the body's first byte, bytes of the whole file or -1 if it is not said)
+    "Where the body belongs; raises `CourseError` if it is a part that does not go on from what we have."
+    if r.status != 206: return 0, int(r.headers.get("Content-Length") or -1)
+    m = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", r.headers.get("Content-Range") or "")
+    if not m or int(m[1]) != have or r.headers.get("ETag") != tag: raise CourseError("the server sent another part than it was asked for")
+    return have, int(m[2]) + 1 if m[3] == "*" else int(m[3])
+
+def write_body(
+    r,               # the server's answer
+    f,               # file, open for writing
+    most:int,        # bytes; a longer body is refused
+    timeout:float,   # seconds over which the rate is measured
+    slowest:float,   # bytes per second
+):
+    "Write what comes, when it comes; raises OSError if too little comes."
+    size, mark, before = 0, time.monotonic(), 0
+    while block := r.read1(1 << 20):
+        f.write(block)
+        size += len(block)
+        if size > most: raise CourseError(f"the body is longer than {most:,} bytes")
+        seconds = time.monotonic() - mark
+        if seconds > timeout:
+            if size - before < slowest * seconds: raise OSError(f"only {size - before:,} bytes came in {seconds:.0f} s")
+            mark, before = time.monotonic(), size
+    f.flush()
+    os.fsync(f.fileno())
 
 def receive(
-    url:str,         # what to get
-    part:Path,       # file that holds what has come so far
-    timeout:float=30, # seconds without a byte
-)->str:              # sha256 that the hub announced, or None; raises OSError if bytes are missing
+    url:str,            # what to get
+    part:Path,          # file that holds what has come so far
+    timeout:float=30,   # seconds without a byte
+    slowest:float=4000, # bytes per second; a server that is slower for `timeout` seconds is asked again
+    most:int=1 << 33,   # bytes of the largest file that is accepted
+    token:str="",       # access token for private data
+)->str:                 # sha256 that the hub announced, or None; raises OSError if bytes are missing
     "One attempt to complete `part`, from where the last one stopped."
     tag, have = part.with_name(part.name + ".etag"), part.stat().st_size if part.exists() else 0
     request, linked = urllib.request.Request(url, headers={"User-Agent": "nanochat_course"}), Linked()
-    if have and tag.exists(): request.headers |= {"Range": f"bytes={have}-", "If-range": tag.read_text()}
+    etag = tag.read_text(encoding="utf-8") if tag.exists() else ""
+    if have and etag: request.headers |= {"Range": f"bytes={have}-", "If-range": etag}
+    if token: request.add_unredirected_header("Authorization", f"Bearer {token}")
     with urllib.request.build_opener(linked).open(request, timeout=timeout) as r:
-        if r.status == 206: total = int(r.headers["Content-Range"].rsplit("/", 1)[1])
-        else: have, total = 0, int(r.headers.get("Content-Length", -1))
-        if r.headers.get("ETag") and not r.headers["ETag"].startswith("W/"): tag.write_text(r.headers["ETag"])
-        with open(part, "ab" if have else "wb") as f:
-            while block := r.read(1 << 20): f.write(block)
-            f.flush()
-            os.fsync(f.fileno())
-    if (size := part.stat().st_size) != total >= 0:
-        if size > total: part.unlink()
-        raise OSError(f"{size} of {total} bytes came")
+        start, total = body_range(r, have, etag)
+        if total > most: raise CourseError(f"the server announces {total:,} bytes")
+        if start == 0:
+            strong = r.headers.get("ETag", "")
+            tag.write_text("" if strong.startswith("W/") else strong, encoding="utf-8")
+        with open(part, "ab" if start else "wb") as f: write_body(r, f, (most if total < 0 else total) - start, timeout, slowest)
+    if (size := part.stat().st_size) != total >= 0: raise OSError(f"{size:,} of {total:,} bytes came")
     return linked.checksum
+
+def pause_asked(
+    headers,       # of the answer
+)->float:          # seconds; 0 if the server does not say
+    "When a busy server wants to be asked again: `Retry-After`, in seconds or as a date."
+    asked = (headers.get("Retry-After") or "").strip()
+    if asked.isdecimal(): return float(asked[:9])
+    try: return max(0., parsedate_to_datetime(asked).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError): return 0.
 
 def download(
     url:str,          # what to get
     path,             # final name; a file that is there already is kept
     attempts:int=6,   # before giving up
     wait:float=1.,    # seconds before the second attempt; doubles each time
-    timeout:float=30, # seconds without a byte
+    longest_pause:float=600, # seconds that a busy server may ask us to wait
+    **kw,             # for `receive`: timeout, slowest, most, token
 )->Path:
     "Get a shard: resumes, retries, checks size, checksum and footer, and renames at the very end."
     path = Path(path)
     if path.exists(): return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, error = path.with_name(path.name + ".part"), None
+    part, error, pause = path.with_name(path.name + ".part"), None, 0.
     for attempt in range(attempts):
-        if attempt: time.sleep(wait * 2 ** (attempt - 1))
+        if attempt: time.sleep(max(pause, wait * 2 ** (attempt - 1)))
+        pause = 0.
         try:
-            checksum = receive(url, part, timeout)
+            checksum = receive(url, part, **kw)
             if checksum and sha256(part) != checksum: raise CourseError("the checksum is wrong")
             check_shard(part)
         except urllib.error.HTTPError as e:
             if e.code in (401, 403, 404, 410):
-                raise CourseError(f"{url} cannot be had (HTTP {e.code}): check the name of the data set and the number of shards") from None
-            error = f"HTTP {e.code}"
+                raise CourseError(f"{url} cannot be had (HTTP {e.code}): check the name of the data set and the number of shards; "
+                                  "private data need an access token in HF_TOKEN") from None
+            error, pause = f"HTTP {e.code}", pause_asked(e.headers)
+            if pause > longest_pause: raise CourseError(f"{url}: the server asks for a pause of {pause / 60:.0f} minutes: run the same command again then") from None
+            if pause > 10: tqdm.write(f"{path.name}: the server asks for a pause of {pause:.0f} s")
             if e.code == 416: part.unlink(missing_ok=True)               # the server has less than we have: begin again
-        except CourseError as e:                                         # all bytes came, and they are not what they should be
+        except CourseError as e:                                         # what came is not what it should be: begin again
             error = str(e)
             part.unlink(missing_ok=True)
         except (OSError, http.client.HTTPException, ValueError) as e:    # not all bytes came: keep those that did
             if getattr(e, "errno", None) == errno.ENOSPC:
                 raise CourseError(f"the disk is full: free some space and run the same command again, it goes on with {part}") from None
-            error = str(e) or type(e).__name__
+            error = f"{type(e).__name__} {str(e)[:200]!r}"
         else:
             part.with_name(part.name + ".etag").unlink(missing_ok=True)
             os.replace(part, path)
@@ -460,6 +543,7 @@ def download_corpus(
     if not 1 <= num_shards <= last: raise CourseError(f"{name} has {last} training shards: ask for 1 to {last}, not {num_shards}")
     base = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')}/datasets/{repository}/resolve/main"
     names = [f"shard_{i:05d}.parquet" for i in (*range(num_shards), last)]
+    kw = {"token": os.environ.get("HF_TOKEN", "").strip()} | kw
     with ThreadPoolExecutor(workers) as pool:
         jobs = [pool.submit(download, f"{base}/{n}", Path(out_dir) / n, **kw) for n in names]
         try:
@@ -469,12 +553,46 @@ def download_corpus(
     return dict(documents=sum(m.num_rows for m in metas), bytes=sum(m.row_group(g).total_byte_size for m in metas for g in range(m.num_row_groups)),
                 shards=len(names), validation_documents=metas[-1].num_rows)
 
-# %% ../nbs/11_corpus.ipynb #93fa92b3
+# %% ../nbs/11_corpus.ipynb #24c3e7e7
 def fingerprint(source)->str: # changes when a file of the source changes
     "Names, sizes and times of a user's files, in a few letters."
-    path = Path(source).expanduser()
+    path = Path(source)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.blake2b(repr([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(repr([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]).encode(errors="surrogateescape"), digest_size=8).hexdigest()
+
+def full_source(source)->str: # a path becomes an absolute one
+    "What a corpus is made from, the same from wherever it is named."
+    return str(source) if str(source) in ("docstrings", *HUB) else str(Path(source).expanduser().resolve())
+
+def corpus_folder(
+    source:str,      # as `full_source` returns it
+    out_dir="",      # folder of the shards, or empty
+)->Path:             # `out_dir`, or data/<name> under the base folder; raises `CourseError` if something else is there
+    "Where a corpus is to lie."
+    folder = Path(out_dir).expanduser() if out_dir else base_dir() / "data" / Path(source).stem
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir(): raise CourseError(f"{there} is a file, not a folder: choose another place with --out-dir")
+    if folder.name in ("docstrings", *HUB) and folder.name != source and folder.resolve().parent == (base_dir() / "data").resolve():
+        raise CourseError(f"{folder.name} is the name of a corpus of the course: choose another folder for {source} with --out-dir")
+    if (folder / "corpus.json").exists():
+        before = read_corpus(folder).get("request", {}).get("source") or "something else"
+        if full_source(before) != source: raise CourseError(f"{folder} holds the corpus made from {before}: choose another folder for {source} with --out-dir")
+    elif source not in HUB and folder.is_dir() and any(folder.iterdir()):
+        raise CourseError(f"{folder} is not empty and not a corpus of ours: choose another folder with --out-dir")
+    return folder
+
+def remove_leftovers(
+    folder:Path,     # of a corpus
+):
+    "Remove the half-written folders beside `folder` that killed processes have left."
+    for tmp in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        pid = tmp.name.split(".")[-2]
+        if not pid.isdecimal(): continue
+        try:
+            if int(pid) != os.getpid(): os.kill(int(pid), 0)                 # sends nothing; raises if there is no such process
+            else: raise ProcessLookupError                                   # one that had our number before us
+        except (ProcessLookupError, OverflowError): shutil.rmtree(tmp, ignore_errors=True)
+        except PermissionError: pass                                         # somebody else's, and alive
 
 def make_corpus(
     source:str="docstrings", # "docstrings", a path, "climbmix" or "fineweb-edu"
@@ -484,20 +602,21 @@ def make_corpus(
     num_workers:int=None,    # processes
 )->dict:                     # documents, bytes, words, shards, seconds
     "Make a corpus, or do nothing if it is there."
-    source = str(source)
-    hub, start = source in HUB, time.time()
-    out_dir = Path(out_dir or base_dir() / "data" / (source if hub or source == "docstrings" else Path(source).expanduser().resolve().stem))
+    source, start = full_source(source), time.time()
+    out_dir = corpus_folder(source, out_dir)
     request = dict(source=source, seed=seed, num_shards=num_shards)
-    if not hub and source != "docstrings": request["files"] = fingerprint(source)
+    if source not in ("docstrings", *HUB): request["files"] = fingerprint(source)
     if (out_dir / "corpus.json").exists():
-        done = read_json(out_dir / "corpus.json")
-        if done["request"] == request and len(list(out_dir.glob("shard_*.parquet"))) >= done["shards"]: return done
-    elif not hub and out_dir.is_dir() and any(out_dir.iterdir()): raise CourseError(f"{out_dir} is not empty and not a corpus of ours: choose another folder")
-    if hub:
+        done = read_corpus(out_dir)
+        whole = all((out_dir / name).exists() for name in shard_names(done))
+        if whole and done["request"] | {"source": source} == request: return done
+        print(f"{out_dir}: {'the text or the flags have changed' if whole else 'shards are missing'}, the corpus is made anew")
+    if source in HUB:
         result = download_corpus(source, out_dir, num_shards or 8)
         write_json(out_dir / "corpus.json", result := result | dict(seconds=round(time.time() - start, 2), request=request))
         return result
     texts = docstring_documents(num_workers) if source == "docstrings" else read_source(source)
+    remove_leftovers(out_dir)
     with atomic_path(out_dir) as tmp:
         result = write_corpus(tmp, texts, seed, num_shards) | dict(seconds=round(time.time() - start, 2), request=request)
         write_json(tmp / "corpus.json", result)
@@ -516,7 +635,7 @@ def docstring_records(
         if not m or m[1] == "module " or public and re.search(r"(^|\.)_", m[2]): continue
         yield m[2], m[3] or "", " ".join(body.split("\n\n")[0].split())
 
-# %% ../nbs/11_corpus.ipynb #aa495df6
+# %% ../nbs/11_corpus.ipynb #101aed5f
 @dataclass(frozen=True)
 class CorpusConfig:
     "Gather or download the text to train on."
@@ -528,7 +647,10 @@ class CorpusConfig:
 def corpus(config:CorpusConfig)->dict:
     "Gather or download the text to train on."
     result = make_corpus(config.source, config.out_dir or None, config.seed, config.num_shards)
+    folder = corpus_folder(full_source(config.source), config.out_dir).absolute()
+    name = folder.name if folder.parent == (base_dir() / "data").absolute() else folder
     print(" · ".join(f"{k} {v:,}" for k, v in result.items() if isinstance(v, (int, float))))
+    print(f"in {folder}; the stages find it with --corpus {shlex.quote(str(name))}")
     return result
 
 def main(): run_main(corpus, CorpusConfig)

@@ -1,10 +1,10 @@
 "The corpus: cleaning, sharding, checks, a user's files, and downloads from a server on loopback that misbehaves."
-import hashlib, json, random, threading
+import email.utils, hashlib, json, os, random, shutil, signal, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pyarrow as pa, pyarrow.parquet as pq
+import psutil, pyarrow as pa, pyarrow.parquet as pq
 import pytest
-from nanochat_course.common import CourseError, run_main
+from nanochat_course.common import CourseError, corpus_dir, run_main
 from nanochat_course.corpus import (CorpusConfig, check_shard, check_shards, clean_docstring, corpus, deduplicate, docstring_records, documents, download,
                                     list_shards, make_corpus, module_documents, python_sources, read_row_group, read_source, split_text, write_corpus, write_shard)
 
@@ -101,6 +101,127 @@ def test_one_shard_or_none(tmp_path):
     with pytest.raises(CourseError, match="unknown split"): list_shards(tmp_path, "dev")
 
 
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "base"))
+    return tmp_path / "base"
+
+
+def write_texts(path, n=60, word="cat"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": f"The {word} number {i} sat on the mat."}) + "\n" for i in range(n)))
+    return str(path)
+
+
+@pytest.mark.parametrize("lost", [0, 7, 15])
+def test_a_lost_shard_is_noticed(tmp_path, base, lost):
+    "The last one most of all: without it the last training shard would be the validation set."
+    source = write_texts(tmp_path / "t.jsonl")
+    make_corpus(source)
+    path = list_shards(base / "data/t", "all")[lost]
+    content = path.read_bytes()
+    path.unlink()
+    for split in ("train", "val", "all"):
+        with pytest.raises(CourseError, match=f"should hold 16 shards, and {path.name} is gone: make the corpus again"): list_shards(base / "data/t", split)
+    make_corpus(source)
+    assert path.read_bytes() == content and list_shards(base / "data/t", "val")[0].name == "shard_00015.parquet"
+
+
+def test_a_damaged_corpus_json_is_named(tmp_path, base):
+    source = write_texts(tmp_path / "t.jsonl")
+    make_corpus(source)
+    for content in ("[1]", "null", "{}", '{"shards": "16"}', '{"shards": 16, "request": 3}', '{"sha'):
+        (base / "data/t/corpus.json").write_text(content)
+        for f in (lambda: list_shards(base / "data/t"), lambda: make_corpus(source)):
+            with pytest.raises(CourseError, match="corpus.json"): f()
+
+
+def test_parquet_files_of_any_name(tmp_path):
+    "A folder without corpus.json: all parquet files, by name; hidden ones and others are left alone."
+    for name in ("part-b", "part-a", "train-00000-of-00001", "._part-c"): write_shard(tmp_path / f"{name}.parquet", [name] * 3, 2)
+    (tmp_path / "notes.txt").write_text("x")
+    assert [p.stem for p in list_shards(tmp_path)] == ["part-a", "part-b"] and list_shards(tmp_path, "val")[0].stem == "train-00000-of-00001"
+    assert list(documents(list_shards(tmp_path))) == ["part-a"] * 3 + ["part-b"] * 3
+
+
+def test_corpora_of_one_name_do_not_replace_each_other(tmp_path, base, monkeypatch):
+    first, second = write_texts(tmp_path / "a/book.jsonl"), write_texts(tmp_path / "b/book.jsonl", word="dog")
+    made = make_corpus(first)
+    with pytest.raises(CourseError, match=f"holds the corpus made from {first}: choose another folder .* --out-dir"): make_corpus(second)
+    with pytest.raises(CourseError, match="--out-dir"): make_corpus("docstrings", base / "data/book")
+    with pytest.raises(CourseError, match="--out-dir"): make_corpus("climbmix", base / "data/book")
+    assert "cat" in next(documents(list_shards(base / "data/book"))) and make_corpus(first) == made
+    assert make_corpus(second, base / "data/other")["documents"] == 60
+    monkeypatch.chdir(tmp_path / "a")
+    assert make_corpus("book.jsonl") == made, "the same file, named from another folder"
+
+
+def test_a_corpus_made_by_a_relative_path_is_known_again(tmp_path, base, monkeypatch):
+    "As earlier versions wrote it."
+    source = write_texts(tmp_path / "book.jsonl")
+    made = make_corpus(source)
+    made["request"]["source"] = "book.jsonl"
+    (base / "data/book/corpus.json").write_text(json.dumps(made))
+    monkeypatch.chdir(tmp_path)
+    assert make_corpus("book.jsonl") == made == make_corpus(source)
+
+
+@pytest.mark.parametrize("name", ["docstrings", "climbmix", "fineweb-edu"])
+def test_names_of_the_course_are_reserved(tmp_path, base, name):
+    source = write_texts(tmp_path / f"{name}.jsonl")
+    for out_dir in (None, base / "data" / name):
+        with pytest.raises(CourseError, match=f"{name} is the name of a corpus of the course"): make_corpus(source, out_dir)
+    assert not (base / "data").exists() and make_corpus(source, tmp_path / name)["documents"] == 60
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    source = write_texts(tmp_path / "t.jsonl")
+    (tmp_path / "file").write_text("mine")
+    for out_dir in (tmp_path / "file", tmp_path / "file" / "deeper" / "still"):
+        with pytest.raises(CourseError, match="file is a file, not a folder") as e: make_corpus(source, out_dir)
+        assert "\n" not in str(e.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path, base):
+    source, dead = write_texts(tmp_path / "t.jsonl"), subprocess.Popen(["true"])
+    dead.wait()
+    data = base / "data"
+    mine = [data / f".t.{pid}.tmp" for pid in (dead.pid, os.getpid(), 10**30)]
+    others = [data / ".t.1.tmp", data / f".t.{os.getppid()}.tmp", data / f".tt.{dead.pid}.tmp", data / ".t.x.tmp", data / f"t.{dead.pid}.tmp"]
+    for folder in (*mine, *others): write_shard(folder / "shard_00099.parquet", ["rubbish"], 1)
+    make_corpus(source)
+    assert not any(p.exists() for p in mine) and all(p.exists() for p in others)
+    assert sorted(p.name for p in (data / "t").iterdir()) == ["corpus.json", *(f"shard_{i:05d}.parquet" for i in range(16))]
+
+
+GATHER = """
+import time
+from nanochat_course import corpus
+corpus.python_sources = lambda: [(f"file {i}", "m") for i in range(10**4)]
+corpus.file_documents = lambda path_module: time.sleep(.1)
+print("reading", flush=True)
+corpus.docstring_documents(2)
+"""
+
+
+def test_workers_end_with_a_killed_parent():
+    program = subprocess.Popen([sys.executable, "-c", GATHER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert program.stdout.readline() == "reading\n"
+    running = lambda: [w for w in workers if w.is_running() and w.status() != psutil.STATUS_ZOMBIE]
+    for _ in range(400):
+        if len(workers := psutil.Process(program.pid).children()) == 2: break
+        time.sleep(.05)
+    program.kill()
+    program.wait()
+    for _ in range(200):
+        if not running(): break
+        time.sleep(.05)
+    left = running()
+    for w in left: w.kill()
+    assert len(workers) == 2 and not left
+
+
 def test_broken_shards_are_named(shards):
     paths = list_shards(shards, "train")
     whole = paths[1].read_bytes()
@@ -166,9 +287,19 @@ def test_folder_jsonl_parquet(tmp_path):
     assert sorted(read_source(tmp_path / "in")) == ["five", "four", "one", "three", "two"]
 
 
+def test_long_texts_of_a_folder_are_cut_as_a_single_one_is(tmp_path):
+    text = "".join(f"Paragraph {i}. " + "word " * (i % 90) + "\n\n" for i in range(300))
+    (tmp_path / "in").mkdir()
+    for name in ("a.txt", "b.md"): (tmp_path / "in" / name).write_text(text)
+    (tmp_path / "in" / "c.txt").write_text("short")
+    parts = read_source(tmp_path / "in" / "a.txt")
+    assert len(parts) > 10 and read_source(tmp_path / "in") == parts * 2 + ["short"]
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("missing.txt", None, "does not exist"), ("empty.txt", b"", "is empty"), ("blank.txt", b" \n\n ", "is empty"), ("latin.txt", "Käse".encode("latin-1"), "not UTF-8"),
-    ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2, is not JSON"), ("b.jsonl", b'{"body": "x"}', 'has no "text"'), ("c.jsonl", b'[1]', 'has no "text"'),
+    ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2, is not JSON"), ("s.jsonl", b'{"text": "x"}\n{"text": "\\ud800 x"}', r"s.jsonl, line 2: its text has half a character .* at 0"),
+    ("n.jsonl", b'{"text": "x"}\n{"text": ' + b"[" * 200_000, "n.jsonl, line 2, is not JSON"), ("i.jsonl", b'\n{"text": "x", "n": ' + b"1" * 5000 + b"}", "i.jsonl, line 2, is not JSON"), ("b.jsonl", b'{"body": "x"}', 'has no "text"'), ("c.jsonl", b'[1]', 'has no "text"'),
     ("d.parquet", b"PAR1 no PAR1", "not a parquet file"), ("one.txt", b"The cat sat on the mat.", "at least two"),
 ])
 def test_bad_sources(tmp_path, name, content, message):
@@ -188,6 +319,15 @@ def test_foreign_folder_is_left_alone(tmp_path):
 def test_command(tmp_path, capsys):
     with pytest.raises(SystemExit) as e: run_main(corpus, CorpusConfig, ["--source", str(tmp_path / "nothing")])
     assert e.value.code == 2 and "does not exist" in capsys.readouterr().err
+
+
+def test_command_says_where_the_corpus_is(tmp_path, base, capsys):
+    source = write_texts(tmp_path / "my words.jsonl")
+    run_main(corpus, CorpusConfig, ["--source", source])
+    assert capsys.readouterr().out.endswith(f"in {base}/data/my words; the stages find it with --corpus 'my words'\n")
+    run_main(corpus, CorpusConfig, ["--source", source, "--out-dir", str(tmp_path / "elsewhere")])
+    assert f"--corpus {tmp_path}/elsewhere\n" in capsys.readouterr().out
+    assert corpus_dir(f"{tmp_path}/elsewhere") == tmp_path / "elsewhere" and corpus_dir("my words") == base / "data/my words"
 
 
 def test_docstring_records(tmp_path):
@@ -311,3 +451,158 @@ def test_hub_corpus(tmp_path, payload, monkeypatch):
         assert make_corpus("climbmix", tmp_path / "c", num_shards=3)["shards"] == 4 and len(hub.ranges) == 4
     assert json.loads((tmp_path / "c" / "corpus.json").read_text())["shards"] == 4
     with pytest.raises(CourseError, match="6542 training shards"): make_corpus("climbmix", tmp_path / "d", num_shards=7000)
+
+
+# servers that are wrong in other ways
+
+class Raw:
+    "A server whose answers are functions: (handler, number of the request) -> None. `seen` holds the headers of the requests."
+    def __init__(self, *answers):
+        self.answers, self.seen, outer = list(answers), [], self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.seen.append(dict(self.headers) | {"path": self.path})
+                answer = outer.answers[min(len(outer.seen), len(outer.answers)) - 1]
+                try: answer(self)
+                except (BrokenPipeError, ConnectionResetError): pass
+            def log_message(self, *args): pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self): return self
+    def __exit__(self, *args): self.server.shutdown(); self.server.server_close()
+
+
+def answer(status, body=b"", **headers):
+    "An answer with this status, these headers (underscores are hyphens) and this body."
+    def send(h):
+        h.send_response(status)
+        for k, v in headers.items(): h.send_header(k.replace("_", "-"), v(h) if callable(v) else v)
+        h.end_headers()
+        h.wfile.write(body(h) if callable(body) else body)
+    return send
+
+
+def first_half(payload, etag='"v1"'): return answer(200, payload[:len(payload) // 2], ETag=etag, Content_Length=str(len(payload)))
+def whole(payload, etag='"v1"'): return answer(200, payload, ETag=etag, Content_Length=str(len(payload)))
+
+
+def test_a_part_of_another_version_is_not_believed(tmp_path, payload):
+    "A server that ignores If-Range: the file would be made of two versions, of one length, and nobody would know."
+    write_shard(tmp_path / "q.parquet", ["".join(random.Random(1).choices("abcdefgh ", k=500)) for _ in range(100)], 20)
+    other = (tmp_path / "q.parquet").read_bytes().ljust(len(payload), b"x")
+    half, n = len(payload) // 2, len(payload)
+    rest = answer(206, other[half:n], ETag='"v2"', Content_Range=f"bytes {half}-{n - 1}/{n}", Content_Length=str(n - half))
+    with Raw(first_half(payload), rest, whole(payload, '"v2"')) as hub: path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert path.read_bytes() == payload and len(hub.seen) == 3 and "Range" not in hub.seen[2]
+
+
+@pytest.mark.parametrize("content_range", [None, "bytes 0-{last}/{n}", "bytes {after}-{last}/{n}", "pages 1-2/3", "bytes x-y/z", ""])
+def test_a_part_from_elsewhere_is_not_believed(tmp_path, payload, content_range):
+    half, n = len(payload) // 2, len(payload)
+    headers = {} if content_range is None else dict(Content_Range=content_range.format(last=n - 1, n=n, after=half + 1))
+    rest = answer(206, payload[half:], ETag='"v1"', Content_Length=str(n - half), **headers)
+    with Raw(first_half(payload), rest, whole(payload)) as hub: path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert path.read_bytes() == payload and len(hub.seen) == 3 and "Range" not in hub.seen[2]
+
+
+def test_a_total_that_is_not_told(tmp_path, payload):
+    "`bytes 5-9/*` is allowed: the range itself says where the body ends."
+    half, n = len(payload) // 2, len(payload)
+    rest = answer(206, payload[half:], ETag='"v1"', Content_Range=f"bytes {half}-{n - 1}/*", Content_Length=str(n - half))
+    with Raw(first_half(payload), rest) as hub: path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert path.read_bytes() == payload and len(hub.seen) == 2
+
+
+def test_an_etag_that_is_gone_is_forgotten(tmp_path, payload):
+    "The second version has no ETag: its part must not be continued under the first one's."
+    half, n = len(payload) // 2, len(payload)
+    second = answer(200, payload[:half], Content_Length=str(n))
+    with Raw(first_half(payload), second, whole(payload)) as hub: path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert path.read_bytes() == payload and [s.get("Range") for s in hub.seen] == [None, f"bytes={half}-", None]
+
+
+def test_a_body_without_end_is_left(tmp_path):
+    sent = []
+    def endless(h):
+        answer(200)(h)
+        while sum(sent) < 50_000_000:
+            h.wfile.write(b"x" * 100_000)
+            sent.append(100_000)
+    with Raw(endless) as hub, pytest.raises(CourseError, match="longer than 1,000,000 bytes"):
+        download(hub.url + "/s", tmp_path / "s.parquet", attempts=1, most=1_000_000)
+    assert sum(sent) < 50_000_000 and not list(tmp_path.glob("*.part"))
+    with Raw(answer(200, b"x", Content_Length=str(10**12))) as hub, pytest.raises(CourseError, match="announces 1,000,000,000,000 bytes"):
+        download(hub.url + "/s", tmp_path / "s.parquet", attempts=1)
+
+
+def test_a_body_that_drips_is_asked_again(tmp_path, payload):
+    "And nothing that came is lost."
+    n, came = len(payload), 40
+    def drip(h):
+        answer(200, ETag='"v1"', Content_Length=str(n))(h)
+        for i in range(200):
+            h.wfile.write(payload[i:i + 1])
+            h.wfile.flush()
+            time.sleep(.02)
+    rest = answer(206, lambda h: payload[int(h.headers["Range"][6:-1]):], ETag='"v1"', Content_Range=lambda h: f"bytes {h.headers['Range'][6:-1]}-{n - 1}/{n}")
+    with Raw(drip, rest) as hub: path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01, timeout=.5, slowest=1000)
+    assert path.read_bytes() == payload and len(hub.seen) == 2 and 1 <= int(hub.seen[1]["Range"][6:-1]) < 200
+
+
+def test_a_stall_loses_nothing(tmp_path, payload):
+    stopped = threading.Event()
+    def stall(h):
+        answer(200, payload[:777], ETag='"v1"', Content_Length=str(len(payload)))(h)
+        stopped.wait(20)
+    with Raw(stall) as hub:
+        with pytest.raises(CourseError, match="1 attempts .*imed out"): download(hub.url + "/s", tmp_path / "s.parquet", attempts=1, timeout=.3)
+        stopped.set()
+    assert (tmp_path / "s.parquet.part").read_bytes() == payload[:777]
+
+
+@pytest.mark.parametrize("asked", [lambda: "2", lambda: email.utils.formatdate(time.time() + 3, usegmt=True)], ids=["seconds", "date"])
+def test_a_pause_that_is_asked_for_is_kept(tmp_path, payload, asked):
+    times = []
+    def busy(h): times.append(time.monotonic()); answer(429, Retry_After=asked())(h)
+    def good(h): times.append(time.monotonic()); whole(payload)(h)
+    with Raw(busy, good) as hub: download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert times[1] - times[0] >= 1.9
+
+
+@pytest.mark.parametrize("asked", ["86400", "Fri, 31 Dec 2100 23:59:59 GMT", "9" * 500])
+def test_a_pause_that_is_too_long_ends_the_download(tmp_path, asked):
+    with Raw(answer(503, Retry_After=asked)) as hub, pytest.raises(CourseError, match="asks for a pause of [0-9]+ minutes: run the same command again then"):
+        download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert len(hub.seen) == 1
+
+
+@pytest.mark.parametrize("asked", ["soon", "-5", "", "Fri, 31 Dec 1999 23:59:59 GMT", "Wed", "1e9", "٣"])
+def test_a_pause_that_is_nonsense(tmp_path, payload, asked):
+    with Raw(lambda h: h.wfile.write(f"HTTP/1.1 503 x\r\nRetry-After: {asked}\r\nContent-Length: 0\r\n\r\n".encode()), whole(payload)) as hub:
+        assert download(hub.url + "/s", tmp_path / "s.parquet", wait=.01).read_bytes() == payload
+
+
+@pytest.mark.parametrize("line", [b"\x1b[2J\x1b]0;owned\x07\r\n\r\n", b"HTTP/1.1 2\x1b[31m00 x\r\n\r\n"])
+def test_foreign_text_does_not_reach_the_terminal(tmp_path, line):
+    with Raw(lambda h: h.wfile.write(line)) as hub, pytest.raises(CourseError) as e: download(hub.url + "/s", tmp_path / "s.parquet", attempts=1)
+    assert str(e.value).isprintable()
+    pq.write_table(pa.table({"a\x1b[2J\nb": ["x"]}), tmp_path / "c.parquet")
+    with pytest.raises(CourseError, match="no column") as e: check_shard(tmp_path / "c.parquet")
+    assert str(e.value).isprintable()
+
+
+def test_the_token_goes_to_one_server_only(tmp_path, payload, monkeypatch):
+    "Kept over a redirect inside the server, not shown to the one that stores the data."
+    with Raw(whole(payload)) as store, Raw() as hub:
+        hub.answers = [lambda h: answer(307, Location="/moved" + h.path if not h.path.startswith("/moved") else store.url + "/data", Content_Length="0")(h)]
+        monkeypatch.setenv("HF_TOKEN", " secret\n")
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        make_corpus("climbmix", tmp_path / "c", num_shards=1)
+    assert len(hub.seen) == 4 and {s.get("Authorization") for s in hub.seen} == {"Bearer secret"}
+    assert len(store.seen) == 2 and not any("secret" in str(s) for s in store.seen)
+    with Raw(answer(401)) as hub, pytest.raises(CourseError, match="HF_TOKEN"): download(hub.url + "/s", tmp_path / "s.parquet")
+    assert "Authorization" not in hub.seen[0]

@@ -1,5 +1,5 @@
 "The tokenizer stage: what it reads, when it stops, what it leaves behind."
-import json, os, subprocess, sys
+import hashlib, json, os, subprocess, sys
 import pyarrow as pa, pyarrow.parquet as pq
 import pytest
 from nanochat_course.common import CourseError, load_result
@@ -69,13 +69,63 @@ def test_long_document_is_capped(base):
 
 
 @pytest.mark.parametrize("change, message", [(dict(corpus="nothing"), "no corpus"), (dict(vocab_size=200), "at least 265"),
-                                             (dict(vocab_size=50_000), "smaller --vocab-size")])
+                                             (dict(vocab_size=50_000), "smaller --vocab-size.*--doc-cap")])
 def test_errors_leave_earlier_files(base, change, message):
     write_corpus(base, TRAIN + VAL)
     tok_train(TokTrainConfig(vocab_size=330, corpus="demo"))
     before = (base / "tokenizer/tokenizer.json").read_bytes()
     with pytest.raises(CourseError, match=message): tok_train(TokTrainConfig(**{"vocab_size": 330, "corpus": "demo", **change}))
     assert (base / "tokenizer/tokenizer.json").read_bytes() == before
+
+
+def checkpoint_with(base, tag, tokenizer_sha256, stage="base"):
+    folder = base / f"{stage}_checkpoints" / tag / "step_000010"
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(json.dumps(dict(tokenizer_sha256=tokenizer_sha256)))
+
+
+def test_a_tokenizer_that_checkpoints_need_is_set_aside(base, capsys):
+    write_corpus(base, TRAIN + VAL)
+    path = base / "tokenizer/tokenizer.json"
+    tok_train(TokTrainConfig(vocab_size=330, corpus="demo"))
+    first = path.read_bytes()
+    for tag, stage in (("d4", "base"), ("d4", "chatsft")): checkpoint_with(base, tag, hashlib.sha256(first).hexdigest(), stage)
+    checkpoint_with(base, "other", "0" * 64)
+    checkpoint_with(base, "none", None)
+    (base / "base_checkpoints/none/step_000010/meta.json").write_text("[1")
+    capsys.readouterr()
+    tok_train(TokTrainConfig(vocab_size=320, corpus="demo"))
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith("base_checkpoints/d4, chatsft_checkpoints/d4: trained with the tokenizer that was here") and "tokenizer.old-1" in said
+    assert (base / "tokenizer.old-1/tokenizer.json").read_bytes() == first and Tokenizer.load(base / "tokenizer").vocab_size == 320
+    tok_train(TokTrainConfig(vocab_size=310, corpus="demo"))
+    assert "trained with" not in capsys.readouterr().out and not (base / "tokenizer.old-2").exists(), "no checkpoint needs the second one"
+    checkpoint_with(base, "d6", hashlib.sha256(path.read_bytes()).hexdigest())
+    path.write_text("damaged" + path.read_text())
+    tok_train(TokTrainConfig(vocab_size=330, corpus="demo", doc_cap=100))
+    assert Tokenizer.load(base / "tokenizer").vocab_size == 330 and not (base / "tokenizer.old-2").exists()
+
+
+def test_the_same_tokenizer_keeps_its_file(base):
+    "A file from before there was a digest has other bytes, and checkpoints know their tokenizer by its bytes."
+    write_corpus(base, TRAIN + VAL)
+    path, config = base / "tokenizer/tokenizer.json", TokTrainConfig(vocab_size=330, corpus="demo")
+    tok_train(config)
+    old = json.loads(path.read_text(encoding="utf-8"))
+    del old["digest"]
+    path.write_text(json.dumps(old), encoding="utf-8")
+    checkpoint_with(base, "d4", hashlib.sha256(before := path.read_bytes()).hexdigest())
+    (base / "report/tok_train.json").unlink()
+    assert tok_train(config)["vocab_size"] == 330 and path.read_bytes() == before
+    assert [p.name for p in base.glob("tokenizer*")] == ["tokenizer"]
+
+
+def test_a_lost_shard_stops_the_stage(base):
+    from nanochat_course.corpus import make_corpus
+    (base / "t.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for shard in TRAIN for t in shard))
+    make_corpus(str(base / "t.jsonl"))
+    (base / "data/t/shard_00015.parquet").unlink()
+    with pytest.raises(CourseError, match="shard_00015.parquet is gone"): tok_train(TokTrainConfig(vocab_size=300, corpus="t"))
 
 
 def test_one_shard_only(base):
