@@ -1,5 +1,5 @@
 "The corpus: cleaning, sharding, checks, a user's files, and downloads from a server on loopback that misbehaves."
-import email.utils, hashlib, json, os, random, shutil, signal, subprocess, sys, threading, time
+import email.utils, hashlib, json, os, random, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil, pyarrow as pa, pyarrow.parquet as pq
@@ -541,7 +541,7 @@ def test_a_body_without_end_is_left(tmp_path):
 
 def test_a_body_that_drips_is_asked_again(tmp_path, payload):
     "And nothing that came is lost."
-    n, came = len(payload), 40
+    n = len(payload)
     def drip(h):
         answer(200, ETag='"v1"', Content_Length=str(n))(h)
         for i in range(200):
