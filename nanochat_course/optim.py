@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from .common import CourseError
 from .newton_schulz import QUINTIC, fast_dtype, orthogonalize, polar_express_coefficients
 
-# %% ../nbs/31_optim.ipynb #2c376ee7
+# %% ../nbs/31_optim.ipynb #054aebde
 @torch.no_grad()
 def adamw_equations_(
     p:torch.Tensor,      # parameter, changed in place
@@ -28,7 +28,7 @@ def adamw_equations_(
     g = g.to(m.dtype)
     m.lerp_(g, 1 - betas[0])
     v.lerp_(g.square(), 1 - betas[1])
-    m_hat, v_hat = m / (1 - betas[0]**step), v / (1 - betas[1]**step)
+    m_hat, v_hat = (x / (1 - beta**float(step)) for x, beta in ((m, betas[0]), (v, betas[1])))  # in float32, 1 - 0.9999 has lost half its digits
     p.copy_(p * (1 - lr * weight_decay) - lr * m_hat / (v_hat.sqrt() + eps))
 
 # %% ../nbs/31_optim.ipynb #e4b12ab5
@@ -84,7 +84,7 @@ def equalize_rows_(
     norm = lambda x: torch.linalg.vector_norm(x.square().sum(-1), dim=-1, ord=1)[:, None, None].sqrt()
     return N * (norm(O) / norm(N).clamp(min=eps))
 
-# %% ../nbs/31_optim.ipynb #53b4e0c4
+# %% ../nbs/31_optim.ipynb #f2840b24
 METHODS = dict(newton_schulz=lambda steps: (QUINTIC,) * steps, polar_express=polar_express_coefficients)   # steps -> triples
 
 def muon_direction_(
@@ -96,10 +96,13 @@ def muon_direction_(
     nesterov:bool=True,          # look one step ahead
     triples=polar_express_coefficients(5), # of the orthogonalisation, one for each step
     dtype=None,                  # of its matrix products; None takes what is fast on the device
+    out:torch.Tensor=None,       # (K, m, n), like M: memory for the result; None takes new memory
 )->torch.Tensor:                 # (K, m, n), float32: the direction of the update
     "Momentum first, orthogonalisation after it, rows of equal size last."
     M.lerp_(G, 1 - momentum)
-    O = orthogonalize(G.lerp(M, momentum) if nesterov else M, triples, dtype).float()
+    ahead = M if not nesterov else G.lerp(M, momentum) if out is None else torch.lerp(G, M, momentum, out=out)
+    O = orthogonalize(ahead, triples, dtype)
+    O = O.float() if out is None else out.copy_(O)
     return O if S is None else equalize_rows_(O, S, beta2)
 
 @lru_cache
@@ -107,7 +110,7 @@ def compiled_direction(): # compiled when first called, once for each shape
     "`muon_direction_` as one graph."
     return torch.compile(muon_direction_, dynamic=False, fullgraph=True)
 
-# %% ../nbs/31_optim.ipynb #c8fa9955
+# %% ../nbs/31_optim.ipynb #5d9435f4
 @torch.no_grad()
 def muon_update_(
     params,                      # K matrices (m, n): a list, or a stack (K, m, n); changed in place
@@ -128,12 +131,14 @@ def muon_update_(
     number = (lambda x: torch.tensor(x, dtype=torch.float32)) if compile else (lambda x: x)     # numbers would be compiled in
     kernel = compiled_direction() if compile else muon_direction_
     factor, triples, dtype = -lr * lr_factor(p0.shape, lr_scale), METHODS[method](ns_steps), ns_dtype or fast_dtype(p0.device)
+    work = None if compile else torch.empty(min(some, len(params)), *p0.shape, dtype=momentum_buffers[0].dtype, device=p0.device)
     for i in range(0, len(params), some):
-        P, (G, _), (M, list_M), (S, list_S) = params[i:i+some], *(stacked(x[i:i+some] if x is not None else None) for x in (grads, momentum_buffers, second_moments))
-        O = kernel(G, M, S, number(momentum), number(beta2) if S is not None else None, nesterov, triples, dtype)
+        P = list(params[i:i+some])
+        (G, _), (M, list_M), (S, list_S) = (stacked(x[i:i+some] if x is not None else None) for x in (grads, momentum_buffers, second_moments))
+        out = None if work is None else work[:len(P)]
+        O = list(kernel(G, M, S, number(momentum), number(beta2) if S is not None else None, nesterov, triples, dtype, out))
         for to, x in ((list_M, M), (list_S, S)):
             if to is not None: torch._foreach_copy_(to, list(x))
-        P, O = list(P), list(O)
         if weight_decay and cautious: torch._foreach_mul_(P, [1 - lr * weight_decay * (o * p >= 0) for o, p in zip(O, P)])
         elif weight_decay: torch._foreach_mul_(P, 1 - lr * weight_decay)
         torch._foreach_add_(P, O, alpha=factor)
