@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['METHODS', 'ADAMW', 'MUON', 'adamw_equations_', 'fusable', 'adamw_update_', 'lr_factor', 'equalize_rows_',
            'muon_direction_', 'compiled_direction', 'muon_update_', 'stacked', 'check_group', 'evaluate_closure',
-           'MuonAdamW', 'by_shape', 'with_names', 'AdamW', 'Muon', 'param_groups']
+           'MuonAdamW', 'by_shape', 'with_names', 'vocabulary_tables', 'AdamW', 'Muon', 'param_groups']
 
-# %% ../nbs/31_optim.ipynb #ceb63f59
+# %% ../nbs/31_optim.ipynb #cbde9df5
+import warnings
 from functools import lru_cache
 import torch
 from fastcore.basics import patch
@@ -150,7 +151,7 @@ def stacked(
     if x is None or isinstance(x, torch.Tensor): return x, None
     return (x[0][None], None) if len(x) == 1 else (torch.stack(x), x)
 
-# %% ../nbs/31_optim.ipynb #f8201106
+# %% ../nbs/31_optim.ipynb #076932d8
 ADAMW = dict(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
 MUON = dict(momentum=0.95, nesterov=True, ns_steps=5, weight_decay=0., method="polar_express", lr_scale="keller", cautious=False,
             beta2=None, ns_dtype=None, compile=None)
@@ -161,6 +162,7 @@ def check_group(
 )->dict:            # with lists and defaults filled in
     "Raise a `CourseError` for a parameter group that cannot work."
     def fail(text): raise CourseError(f"parameter group {i}: {text}")
+    if not isinstance(group, dict): fail(f"a {type(group).__name__}, but a dict with kind, params and lr is wanted; param_groups(model) makes them, AdamW(model.parameters()) needs none")
     kind = group.get("kind")
     if kind not in ("adamw", "muon"): fail(f"kind is {kind!r}; use 'adamw' or 'muon'")
     missing = {"params", "lr"} - set(group)
@@ -268,7 +270,7 @@ def load_state_dict(self:MuonAdamW,
     for p, s in self.state.items():
         if "step" in s: s["step"] = torch.as_tensor(s["step"], dtype=torch.float32, device=p.device)
 
-# %% ../nbs/31_optim.ipynb #75c79323
+# %% ../nbs/31_optim.ipynb #d2eb4121
 def by_shape(
     named,      # pairs (name, parameter)
 )->dict:        # shape -> list of pairs
@@ -280,6 +282,13 @@ def by_shape(
 def with_names(params)->list: # pairs (name, parameter)
     "Accept `model.parameters()` and `model.named_parameters()` alike."
     return [p if isinstance(p, tuple) else (f"param{i}", p) for i, p in enumerate(params)]
+
+def vocabulary_tables(
+    named,      # pairs (name, parameter)
+)->list:        # names of what looks like an embedding or a head: by its name, or eight times as many rows as columns
+    "Matrices that Muon should not be given."
+    names = ("embed", "wte", "wpe", "lm_head")
+    return [n for n, p in named if p.ndim == 2 and (any(x in n.lower() for x in names) or p.shape[0] >= 8 * p.shape[1])]
 
 class AdamW(MuonAdamW):
     "AdamW for all parameters."
@@ -298,10 +307,13 @@ class Muon(MuonAdamW):
         lr:float=0.02,     # learning rate
         **settings,        # momentum, nesterov, ns_steps, weight_decay, method, lr_scale, cautious, beta2, ns_dtype, compile
     ):
+        pairs = with_names(params)
+        if tables := vocabulary_tables(pairs):
+            warnings.warn(f"Muon is for hidden matrices, and {', '.join(tables)} looks like an embedding or a head: give those to AdamW, for instance by MuonAdamW(param_groups(model))", stacklevel=2)
         super().__init__([dict(kind="muon", params=[p for _, p in named], names=[n for n, _ in named], lr=lr, **settings)
-                          for named in by_shape(with_names(params)).values()])
+                          for named in by_shape(pairs).values()])
 
-# %% ../nbs/31_optim.ipynb #c0449403
+# %% ../nbs/31_optim.ipynb #45fd926b
 def param_groups(
     model,                        # with `parameters_by_role()`
     *, embedding_lr:float=0.2,    # AdamW: token embeddings
@@ -314,6 +326,8 @@ def param_groups(
     **muon,                       # further settings of the Muon groups
 )->list:                          # parameter groups for `MuonAdamW`
     "Sort a model's parameters: AdamW by role, Muon by shape; frozen ones are left out."
+    if not hasattr(model, "parameters_by_role"):
+        raise CourseError(f"{type(model).__name__} has no parameters_by_role(), which says what embedding, matrix and head are: write it, or give MuonAdamW groups of your own")
     roles = {r: [(n, p) for n, p in named if p.requires_grad] for r, named in model.parameters_by_role().items()}
     group = lambda kind, role, named, **settings: dict(kind=kind, role=role, names=[n for n, _ in named], params=[p for _, p in named], **settings)
     lrs = dict(embedding=embedding_lr, unembedding=unembedding_lr, scalar=scalar_lr)

@@ -161,12 +161,14 @@ def at_any_pace(rt, micro, gaps, seeds, overlap=True):
         out.append(packed(opt.named()))
     return out
 
+def with_and_without_gaps(rt): return [at_any_pace(rt, 3, gaps, range(4)) for gaps in (0, 0.3)]
+
 @pytest.mark.parametrize("world_size", [2, 4])
-@pytest.mark.parametrize("gaps", [0, 0.3])
-def test_the_clock_does_not_change_a_bit(world_size, gaps):
-    ranks = run_ranks(at_any_pace, world_size, 3, gaps, range(5))
-    for r in ranks:
-        for run in r: assert run == ranks[0][0], "the same gradients, and other weights"
+def test_the_clock_does_not_change_a_bit(world_size):
+    ranks = run_ranks(with_and_without_gaps, world_size)
+    for i in (0, 1):
+        for r in ranks:
+            for run in r[i]: assert run == ranks[0][i][0], "the same gradients, and other weights"
 
 def logs_a_loss(rt):
     "A mean over ranks after each backward pass, as everybody writes it; the rank that has no gradients comes first."
