@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUBIC', 'QUINTIC', 'minimax_quintic', 'polar_express_coefficients', 'unit_norm', 'fast_dtype', 'symmetric_product',
-           'one_step', 'two_steps', 'orthogonalize', 'newton_schulz', 'polar_express']
+           'gram', 'add_product', 'one_step', 'two_steps', 'orthogonalize', 'newton_schulz', 'polar_express']
 
 # %% ../nbs/30_newton_schulz.ipynb #dc30a374
 import math
@@ -53,17 +53,25 @@ def polar_express_coefficients(
         triples.append((a / t, b / t**3, c / t**5))
     return tuple(triples)
 
-# %% ../nbs/30_newton_schulz.ipynb #4c228a15
+# %% ../nbs/30_newton_schulz.ipynb #286e95e8
 def unit_norm(
     G:torch.Tensor,     # (K, m, n)
     dtype,              # of the result
 )->torch.Tensor:        # G / |G|; 0 stays 0
     "Divide each matrix by its Frobenius norm, whatever its magnitude."
-    X = (G if G.dtype == torch.float64 else G.float()).flatten(1)        # (K, m n)
-    X = X / X.abs().amax(1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny)   # squares neither vanish nor overflow
-    if X.device.type == "cpu": norm = torch.stack([torch.linalg.vector_norm(x) for x in X])[:, None]   # one by one: a sum whose order
-    else: norm = torch.linalg.vector_norm(X, dim=1, keepdim=True)                                      # does not depend on K
-    return (X / norm.clamp(min=1)).to(dtype).view(G.shape)
+    X = (G if G.dtype == torch.float64 else G.float()).flatten(1)                # (K, m n)
+    if X.device.type != "cpu" or torch.compiler.is_compiling():
+        X = X / X.abs().amax(1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny) # squares neither vanish nor overflow
+        return (X / torch.linalg.vector_norm(X, dim=1, keepdim=True).clamp(min=1)).to(dtype).view(G.shape)
+    norm = lambda: torch.stack([torch.dot(x, x) for x in X]).sqrt()              # one by one: a sum whose order does not depend on K
+    sizes = norm()
+    if not ((sizes > 1e-15) & (sizes < 1e15)).all():
+        X = torch.ldexp(X, -torch.frexp(X.abs().amax(1, keepdim=True)).exponent.clamp(-126, 126))
+        sizes = norm()
+    out = torch.empty_like(X, dtype=dtype)
+    for x, y, size in zip(X, out, sizes.tolist()):
+        for a, b in zip(x.split(2**18), y.split(2**18)): b.copy_(a * (1 / size if size else 0.))  # in pieces that stay in the cache
+    return out.view(G.shape)
 
 @lru_cache
 def fast_dtype(device)->torch.dtype: # asked once for each device
@@ -90,31 +98,45 @@ def symmetric_product(
             s[j:, i:j] = s[i:j, j:].mT
     return S
 
-# %% ../nbs/30_newton_schulz.ipynb #9ca9a07e
+# %% ../nbs/30_newton_schulz.ipynb #56cfe0a6
+def gram(
+    X:torch.Tensor,     # (K, m, n)
+)->torch.Tensor:        # X X^T or X^T X, whichever is smaller
+    "All inner products along the short side."
+    return symmetric_product(X, X.mT) if X.shape[-2] <= X.shape[-1] else symmetric_product(X.mT, X)
+
+def add_product(
+    X:torch.Tensor,     # (K, m, n)
+    P:torch.Tensor,     # like `gram(X)`
+    beta:float,         # factor of X
+)->torch.Tensor:        # beta X + P X, or beta X + X P where X is tall
+    "Multiply on the short side."
+    return torch.baddbmm(X, P, X, beta=beta) if X.shape[-2] <= X.shape[-1] else torch.baddbmm(X, X, P, beta=beta)
+
 def one_step(
-    X:torch.Tensor,     # (K, m, n), m <= n
+    X:torch.Tensor,     # (K, m, n)
     t:tuple,            # (a, b, c)
 )->torch.Tensor:        # a X + b (X X^T) X + c (X X^T)^2 X
-    "One step of the iteration, on a stack of wide matrices."
+    "One step of the iteration, on a stack of matrices."
     a, b, c = t
-    A = symmetric_product(X, X.mT)
-    return torch.baddbmm(X, symmetric_product(A, A, A, b, c), X, beta=a)
+    A = gram(X)
+    return add_product(X, symmetric_product(A, A, A, b, c), a)
 
 def two_steps(
-    X:torch.Tensor,     # (K, m, n), m <= n
+    X:torch.Tensor,     # (K, m, n)
     t1:tuple, t2:tuple, # (a, b, c) of the first and of the second step
 )->torch.Tensor:        # the same as `one_step(one_step(X, t1), t2)`, up to rounding
-    "Two steps that touch the wide matrix only twice: the second works on the small matrix X X^T."
+    "Two steps that touch the large matrix only twice: the second works on the small matrix X X^T."
     (a1, b1, c1), (a2, b2, c2) = t1, t2
-    A = symmetric_product(X, X.mT)                                     # the step is (a1 I + B) X with
+    A = gram(X)                                                        # the step is (a1 I + B) X with
     B = symmetric_product(A, A, A, b1, c1)                             # B = b1 A + c1 A A
     C = symmetric_product(A, B, A, a1)                                 # A (a1 I + B)
     A = symmetric_product(C, B, C, a1)                                 # (a1 I + B) A (a1 I + B): X X^T after the step
     D = symmetric_product(A, A, A, b2, c2)
     P = symmetric_product(D, B, D, a1).add_(B, alpha=a2)               # (a2 I + D)(a1 I + B) = a1 a2 I + P
-    return torch.baddbmm(X, P, X, beta=a1 * a2)
+    return add_product(X, P, a1 * a2)
 
-# %% ../nbs/30_newton_schulz.ipynb #555686be
+# %% ../nbs/30_newton_schulz.ipynb #5c2e67e0
 def orthogonalize(
     G:torch.Tensor,     # (…, m, n), a matrix or a stack of matrices
     triples,            # one (a, b, c) per step
@@ -125,13 +147,12 @@ def orthogonalize(
     if G.ndim < 2: raise CourseError(f"orthogonalisation takes matrices, this tensor has shape {tuple(G.shape)}")
     if G.numel() == 0: return G.to(dtype or fast_dtype(G.device))
     X = unit_norm(G.reshape(-1, *G.shape[-2:]), dtype or fast_dtype(G.device))
-    tall = X.shape[-2] > X.shape[-1]
-    if tall: X = X.mT.contiguous()                                     # the small side first: X X^T is the smaller product
-    if pairs is None: pairs = X.shape[-1] >= 2 * X.shape[-2]
+    short, long = sorted(X.shape[-2:])
+    if pairs is None: pairs = long >= 2 * short
     single = len(triples) % 2 if pairs else len(triples)
     for t in triples[:single]: X = one_step(X, t)
     for t1, t2 in zip(triples[single::2], triples[single+1::2]): X = two_steps(X, t1, t2)
-    return (X.mT if tall else X).reshape(G.shape)
+    return X.reshape(G.shape)
 
 # %% ../nbs/30_newton_schulz.ipynb #42221267
 def newton_schulz(

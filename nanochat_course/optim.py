@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['METHODS', 'ADAMW', 'MUON', 'adamw_equations_', 'fusable', 'adamw_update_', 'lr_factor', 'equalize_rows_',
            'muon_direction_', 'compiled_direction', 'muon_update_', 'stacked', 'check_group', 'evaluate_closure',
-           'MuonAdamW', 'by_shape', 'with_names', 'AdamW', 'Muon', 'param_groups']
+           'MuonAdamW', 'by_shape', 'with_names', 'vocabulary_tables', 'AdamW', 'Muon', 'param_groups']
 
-# %% ../nbs/31_optim.ipynb #ceb63f59
+# %% ../nbs/31_optim.ipynb #cbde9df5
+import warnings
 from functools import lru_cache
 import torch
 from fastcore.basics import patch
 from .common import CourseError
 from .newton_schulz import QUINTIC, fast_dtype, orthogonalize, polar_express_coefficients
 
-# %% ../nbs/31_optim.ipynb #2c376ee7
+# %% ../nbs/31_optim.ipynb #054aebde
 @torch.no_grad()
 def adamw_equations_(
     p:torch.Tensor,      # parameter, changed in place
@@ -28,7 +29,7 @@ def adamw_equations_(
     g = g.to(m.dtype)
     m.lerp_(g, 1 - betas[0])
     v.lerp_(g.square(), 1 - betas[1])
-    m_hat, v_hat = m / (1 - betas[0]**step), v / (1 - betas[1]**step)
+    m_hat, v_hat = (x / (1 - beta**float(step)) for x, beta in ((m, betas[0]), (v, betas[1])))  # in float32, 1 - 0.9999 has lost half its digits
     p.copy_(p * (1 - lr * weight_decay) - lr * m_hat / (v_hat.sqrt() + eps))
 
 # %% ../nbs/31_optim.ipynb #e4b12ab5
@@ -84,7 +85,7 @@ def equalize_rows_(
     norm = lambda x: torch.linalg.vector_norm(x.square().sum(-1), dim=-1, ord=1)[:, None, None].sqrt()
     return N * (norm(O) / norm(N).clamp(min=eps))
 
-# %% ../nbs/31_optim.ipynb #53b4e0c4
+# %% ../nbs/31_optim.ipynb #f2840b24
 METHODS = dict(newton_schulz=lambda steps: (QUINTIC,) * steps, polar_express=polar_express_coefficients)   # steps -> triples
 
 def muon_direction_(
@@ -96,10 +97,13 @@ def muon_direction_(
     nesterov:bool=True,          # look one step ahead
     triples=polar_express_coefficients(5), # of the orthogonalisation, one for each step
     dtype=None,                  # of its matrix products; None takes what is fast on the device
+    out:torch.Tensor=None,       # (K, m, n), like M: memory for the result; None takes new memory
 )->torch.Tensor:                 # (K, m, n), float32: the direction of the update
     "Momentum first, orthogonalisation after it, rows of equal size last."
     M.lerp_(G, 1 - momentum)
-    O = orthogonalize(G.lerp(M, momentum) if nesterov else M, triples, dtype).float()
+    ahead = M if not nesterov else G.lerp(M, momentum) if out is None else torch.lerp(G, M, momentum, out=out)
+    O = orthogonalize(ahead, triples, dtype)
+    O = O.float() if out is None else out.copy_(O)
     return O if S is None else equalize_rows_(O, S, beta2)
 
 @lru_cache
@@ -107,7 +111,7 @@ def compiled_direction(): # compiled when first called, once for each shape
     "`muon_direction_` as one graph."
     return torch.compile(muon_direction_, dynamic=False, fullgraph=True)
 
-# %% ../nbs/31_optim.ipynb #c8fa9955
+# %% ../nbs/31_optim.ipynb #5d9435f4
 @torch.no_grad()
 def muon_update_(
     params,                      # K matrices (m, n): a list, or a stack (K, m, n); changed in place
@@ -128,12 +132,14 @@ def muon_update_(
     number = (lambda x: torch.tensor(x, dtype=torch.float32)) if compile else (lambda x: x)     # numbers would be compiled in
     kernel = compiled_direction() if compile else muon_direction_
     factor, triples, dtype = -lr * lr_factor(p0.shape, lr_scale), METHODS[method](ns_steps), ns_dtype or fast_dtype(p0.device)
+    work = None if compile else torch.empty(min(some, len(params)), *p0.shape, dtype=momentum_buffers[0].dtype, device=p0.device)
     for i in range(0, len(params), some):
-        P, (G, _), (M, list_M), (S, list_S) = params[i:i+some], *(stacked(x[i:i+some] if x is not None else None) for x in (grads, momentum_buffers, second_moments))
-        O = kernel(G, M, S, number(momentum), number(beta2) if S is not None else None, nesterov, triples, dtype)
+        P = list(params[i:i+some])
+        (G, _), (M, list_M), (S, list_S) = (stacked(x[i:i+some] if x is not None else None) for x in (grads, momentum_buffers, second_moments))
+        out = None if work is None else work[:len(P)]
+        O = list(kernel(G, M, S, number(momentum), number(beta2) if S is not None else None, nesterov, triples, dtype, out))
         for to, x in ((list_M, M), (list_S, S)):
             if to is not None: torch._foreach_copy_(to, list(x))
-        P, O = list(P), list(O)
         if weight_decay and cautious: torch._foreach_mul_(P, [1 - lr * weight_decay * (o * p >= 0) for o, p in zip(O, P)])
         elif weight_decay: torch._foreach_mul_(P, 1 - lr * weight_decay)
         torch._foreach_add_(P, O, alpha=factor)
@@ -145,7 +151,7 @@ def stacked(
     if x is None or isinstance(x, torch.Tensor): return x, None
     return (x[0][None], None) if len(x) == 1 else (torch.stack(x), x)
 
-# %% ../nbs/31_optim.ipynb #f8201106
+# %% ../nbs/31_optim.ipynb #076932d8
 ADAMW = dict(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
 MUON = dict(momentum=0.95, nesterov=True, ns_steps=5, weight_decay=0., method="polar_express", lr_scale="keller", cautious=False,
             beta2=None, ns_dtype=None, compile=None)
@@ -156,6 +162,7 @@ def check_group(
 )->dict:            # with lists and defaults filled in
     "Raise a `CourseError` for a parameter group that cannot work."
     def fail(text): raise CourseError(f"parameter group {i}: {text}")
+    if not isinstance(group, dict): fail(f"a {type(group).__name__}, but a dict with kind, params and lr is wanted; param_groups(model) makes them, AdamW(model.parameters()) needs none")
     kind = group.get("kind")
     if kind not in ("adamw", "muon"): fail(f"kind is {kind!r}; use 'adamw' or 'muon'")
     missing = {"params", "lr"} - set(group)
@@ -263,7 +270,7 @@ def load_state_dict(self:MuonAdamW,
     for p, s in self.state.items():
         if "step" in s: s["step"] = torch.as_tensor(s["step"], dtype=torch.float32, device=p.device)
 
-# %% ../nbs/31_optim.ipynb #75c79323
+# %% ../nbs/31_optim.ipynb #d2eb4121
 def by_shape(
     named,      # pairs (name, parameter)
 )->dict:        # shape -> list of pairs
@@ -275,6 +282,13 @@ def by_shape(
 def with_names(params)->list: # pairs (name, parameter)
     "Accept `model.parameters()` and `model.named_parameters()` alike."
     return [p if isinstance(p, tuple) else (f"param{i}", p) for i, p in enumerate(params)]
+
+def vocabulary_tables(
+    named,      # pairs (name, parameter)
+)->list:        # names of what looks like an embedding or a head: by its name, or eight times as many rows as columns
+    "Matrices that Muon should not be given."
+    names = ("embed", "wte", "wpe", "lm_head")
+    return [n for n, p in named if p.ndim == 2 and (any(x in n.lower() for x in names) or p.shape[0] >= 8 * p.shape[1])]
 
 class AdamW(MuonAdamW):
     "AdamW for all parameters."
@@ -293,10 +307,13 @@ class Muon(MuonAdamW):
         lr:float=0.02,     # learning rate
         **settings,        # momentum, nesterov, ns_steps, weight_decay, method, lr_scale, cautious, beta2, ns_dtype, compile
     ):
+        pairs = with_names(params)
+        if tables := vocabulary_tables(pairs):
+            warnings.warn(f"Muon is for hidden matrices, and {', '.join(tables)} looks like an embedding or a head: give those to AdamW, for instance by MuonAdamW(param_groups(model))", stacklevel=2)
         super().__init__([dict(kind="muon", params=[p for _, p in named], names=[n for n, _ in named], lr=lr, **settings)
-                          for named in by_shape(with_names(params)).values()])
+                          for named in by_shape(pairs).values()])
 
-# %% ../nbs/31_optim.ipynb #c0449403
+# %% ../nbs/31_optim.ipynb #45fd926b
 def param_groups(
     model,                        # with `parameters_by_role()`
     *, embedding_lr:float=0.2,    # AdamW: token embeddings
@@ -309,6 +326,8 @@ def param_groups(
     **muon,                       # further settings of the Muon groups
 )->list:                          # parameter groups for `MuonAdamW`
     "Sort a model's parameters: AdamW by role, Muon by shape; frozen ones are left out."
+    if not hasattr(model, "parameters_by_role"):
+        raise CourseError(f"{type(model).__name__} has no parameters_by_role(), which says what embedding, matrix and head are: write it, or give MuonAdamW groups of your own")
     roles = {r: [(n, p) for n, p in named if p.requires_grad] for r, named in model.parameters_by_role().items()}
     group = lambda kind, role, named, **settings: dict(kind=kind, role=role, names=[n for n, _ in named], params=[p for _, p in named], **settings)
     lrs = dict(embedding=embedding_lr, unembedding=unembedding_lr, scalar=scalar_lr)

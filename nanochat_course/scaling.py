@@ -100,7 +100,7 @@ def batch_plan(
     most = max(1, device_tokens // sequence_len)
     return total, max(d for d in range(1, min(rows, most) + 1) if rows % d == 0)
 
-# %% ../nbs/35_scaling.ipynb #a8b42cb6
+# %% ../nbs/35_scaling.ipynb #d0dfa94b
 SMALL_RUN, SMALL_LR_SCALE = 1e8, 1.  # below this many tokens the laws have never been checked; see the measurement
 
 def learning_rates(
@@ -112,9 +112,10 @@ def learning_rates(
     width:int,              # n_embd
     lr_scale:float=None,    # instead of the batch rule
     wd_scale:float=None,    # instead of the T_epoch rule
+    seen:float=None,        # tokens that the run will really see, if not `tokens`: the number of steps may be given
 )->tuple:                   # dict of rates and weight_decay, dict of rules
     "Rates at this batch, width and horizon from those of the reference (arXiv 2405.13698 for the weight decay)."
-    small = tokens < SMALL_RUN
+    small = (seen or tokens) < SMALL_RUN
     by_batch, by_width = math.sqrt(batch / REF_BATCH), (width / REF_WIDTH) ** -0.5
     rule = f"sqrt(B / {REF_BATCH:,}) = {by_batch:.3g}"
     if asked(lr_scale): by_batch, rule = lr_scale, f"lr_scale {lr_scale:g}"
@@ -127,26 +128,26 @@ def learning_rates(
     rules = {k: f"{v:g} x {rule}" + ("" if k in ("matrix_lr", "scalar_lr") else f" x (width / {REF_WIDTH})^-1/2 = {by_width:.3g}") for k, v in base.items()}
     return dict(rates, weight_decay=weight_decay * wd), dict(rules, weight_decay=f"{weight_decay:g} x {wd_rule}")
 
-# %% ../nbs/35_scaling.ipynb #f524efce
+# %% ../nbs/35_scaling.ipynb #459f6100
 def lr_multiplier(
     step:int,             # from 0
     num_iterations:int,   # steps of the whole run
     warmup_steps:int=0,   # linear rise at the start
     warmdown_ratio:float=0.5, # share of the run in which the rate falls
     final_frac:float=0.,  # what is left of the rate at the end
-    shape:str="trapezoid",# "trapezoid", "wsd", "cosine", "linear", "inverse_sqrt" or "constant"
+    shape:str="trapezoid",# "trapezoid", "1-sqrt", "cosine", "linear", "inverse_sqrt" or "constant"
 )->float:                 # factor on the initial learning rate
     "Learning-rate schedule."
     if step < warmup_steps: return (step + 1) / warmup_steps
     if shape == "constant": return 1.
     if shape == "inverse_sqrt": return math.sqrt(max(warmup_steps, 1) / max(step + 1, 1))
-    start = num_iterations - round(warmdown_ratio * num_iterations) if shape in ("trapezoid", "wsd") else warmup_steps
+    start = num_iterations - round(warmdown_ratio * num_iterations) if shape in ("trapezoid", "1-sqrt") else warmup_steps
     start = max(start, warmup_steps)
     done = min(1., max(0., (step - start) / max(1, num_iterations - start)))       # 0 at the start of the fall, 1 at the end
     if shape == "cosine": left = 0.5 * (1 + math.cos(math.pi * done))
-    elif shape == "wsd": left = 1 - math.sqrt(done)
+    elif shape == "1-sqrt": left = 1 - math.sqrt(done)
     elif shape in ("trapezoid", "linear"): left = 1 - done
-    else: raise CourseError(f"unknown schedule {shape!r}: use trapezoid, wsd, cosine, linear, inverse_sqrt or constant")
+    else: raise CourseError(f"unknown schedule {shape!r}: use trapezoid, 1-sqrt, cosine, linear, inverse_sqrt or constant")
     return final_frac + (1 - final_frac) * left
 
 def muon_momentum(
@@ -275,7 +276,7 @@ class Plan:
                  ("tokens", show(self.tokens), "steps x batch"), ("FLOPs", f"{self.flops:.3g}", f"{self.flops_per_token:.3g} per token x tokens")]
         return "\n".join(f"{n:18s} {v:>14s}   {w}" for n, v, w in rows)
 
-# %% ../nbs/35_scaling.ipynb #b6fee389
+# %% ../nbs/35_scaling.ipynb #bd9a9afe
 def plan(
     depth:int,                 # the dial: number of blocks
     *,                         # every value below may be left out; None or a negative number means "by the rule"
@@ -298,10 +299,11 @@ def plan(
     shape, why = model_shape(depth, aspect_ratio, head_dim, n_kv_head)
     scaling = lambda d: parameter_counts(d, d * 64, vocab_size)["scaling"]
     mine = parameter_counts(depth, shape["n_embd"], vocab_size, shape["n_head"], shape["n_kv_head"])["scaling"]
-    ref_tokens = 10.5 * scaling(REF_DEPTH)
+    ref_tokens = target_param_data_ratio * scaling(REF_DEPTH)
     tokens, why["num_iterations"] = horizon(mine, target_param_data_ratio, target_tokens, target_flops,
         flops_per_token(depth, shape["n_embd"], vocab_size, sequence_len, window_pattern, shape["n_head"], shape["n_kv_head"]))
-    law = power_of_two(batch_law(tokens, ref_tokens))
+    law_tokens = tokens if asked(target_tokens) else target_param_data_ratio * mine           # as nanochat: given steps or FLOPs do not change the laws
+    law = power_of_two(batch_law(law_tokens, ref_tokens))
     short = 2 ** max(0, math.floor(math.log2(max(1, tokens / MIN_STEPS))))
     total, rows = batch_plan(min(law, short), sequence_len, world_size, total_batch_size, device_batch_size)
     why["total_batch_size"] = "given" if asked(total_batch_size) else "524,288 x (D / D_ref)^0.383, a power of two" if law <= short else f"at most D / {MIN_STEPS}: a short run needs steps"
@@ -310,13 +312,13 @@ def plan(
     else: steps = max(1, int(tokens // total))
     if steps < 1: raise CourseError("num_iterations 0 trains nothing: leave it out, or use 1 or more")
     rates, rules = learning_rates(dict(embedding_lr=embedding_lr, unembedding_lr=unembedding_lr, scalar_lr=scalar_lr, matrix_lr=matrix_lr),
-                                  weight_decay, total, tokens, ref_tokens, shape["n_embd"], lr_scale, weight_decay_scale)
+                                  weight_decay, total, law_tokens, ref_tokens, shape["n_embd"], lr_scale, weight_decay_scale, tokens)
     warmup, rules["warmup_steps"] = (warmup_steps, "given") if asked(warmup_steps) else (min(40, steps // 20), "40, at most a twentieth of the run")
     return Plan(depth=depth, **shape, vocab_size=vocab_size, sequence_len=sequence_len, window_pattern=window_pattern, world_size=world_size,
                 num_iterations=steps, total_batch_size=total, device_batch_size=rows, **rates, warmup_steps=warmup, warmdown_ratio=warmdown_ratio,
                 final_lr_frac=final_lr_frac, grad_clip=grad_clip, lr_shape=lr_shape, why={**why, **rules})
 
-# %% ../nbs/35_scaling.ipynb #b94c9eda
+# %% ../nbs/35_scaling.ipynb #c1bc35b6
 def activation_bytes(
     tokens:int,       # in one forward pass of one rank
     n_layer:int,      # blocks
@@ -332,18 +334,19 @@ def memory_per_rank(
     world_size:int=None,  # ranks, the plan's by default
     zero:int=2,           # 0: nothing sharded, 1: optimizer states, 2: gradients too, 3: parameters too
     compute_bytes:int=2,  # per number in the compute dtype: bf16 2, fp32 4
+    compiled:bool=False,  # a compiled backward pass hands over all gradients at its end: ZeRO-2 holds them whole
 )->dict:                  # bytes by kind, and "total"
     "Memory of one rank, by formula."
     n, w = p.params, world_size or p.world_size
     shard = lambda stage: w if zero >= stage else 1
-    out = dict(parameters=4 * n["total"] / shard(3), gradients=4 * n["total"] / shard(2),
+    out = dict(parameters=4 * n["total"] / shard(3), gradients=4 * n["total"] / shard(3 if compiled else 2),
                states=4 * (2 * (n["embedding"] + n["unembedding"]) + n["matrix"]) / shard(1),              # AdamW keeps two numbers, Muon one
                copies=compute_bytes * n["matrix"] if compute_bytes < 4 else 0,                             # weights cast for the matrix products
                activations=activation_bytes(p.device_batch_size * p.sequence_len, p.depth, p.n_embd, p.n_kv_head / p.n_head, compute_bytes))
     return dict(out, total=sum(out.values()))
 
-# %% ../nbs/35_scaling.ipynb #3e98c760
-PEAK_FLOPS = {  # dense bf16, from the makers' data sheets; the first name found in the device's name counts
+# %% ../nbs/35_scaling.ipynb #5d8f78fa
+PEAK_FLOPS = {  # dense bf16 (V100 and T4, which have no bf16: fp16), from the makers' data sheets; the first name found in the device's name counts
     "gb200": 2.5e15, "b200": 2.25e15, "h200": 989e12, "h100 pcie": 756e12, "h100": 989e12, "a100": 312e12, "l40s": 362e12, "l4": 121e12,
     "a10": 125e12, "mi300x": 1307e12, "rtx 5090": 209.5e12, "rtx 4090": 165.2e12, "rtx 3090": 71e12, "v100": 125e12, "t4": 65e12}
 

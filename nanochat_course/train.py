@@ -408,7 +408,7 @@ class Loop:
         self.rt.barrier()
         return dict(result, history=self.history)
 
-# %% ../nbs/42_train.ipynb #bab59033
+# %% ../nbs/42_train.ipynb #0dd7f364
 def train(
     model:torch.nn.Module, # plain or compiled
     optimizer,             # with `param_groups`; one that averages gradients where there are several ranks
@@ -436,6 +436,7 @@ def train(
         path = getattr(log, "path", log)
         return dict(done, history=read_log(path) if path and Path(path).exists() else [])
     if state.step: rt.print(f"{desc}: going on from step {state.step:,} in {directory}")
+    if hasattr(optimizer, "overlap"): optimizer.overlap &= unwrap(model) is model    # compiled: all gradients come at once, reduce once a step
     return Loop(model, optimizer, Batches(batches, loader), loop, rt, schedule=schedule, loss_fn=loss_fn, evaluate=evaluate, sample=sample,
                 log=cut_log(log, state.step, rt), directory=directory, settings=settings, state=state).run(desc)
 

@@ -9,15 +9,15 @@ __all__ = ['all_gather', 'reduce_scatter', 'exported', 'run_ranks', 'toy_gradien
            'several', 'backward_memory', 'both_stages', 'LinkWork', 'SlowLink', 'timeline', 'timelines', 'save_state',
            'resume_state']
 
-# %% ../nbs/32_zero2.ipynb #71d922a7
-import importlib, math, os, socket, time, warnings, weakref
+# %% ../nbs/32_zero2.ipynb #a0794e00
+import importlib, math, os, socket, sys, time, warnings, weakref
 from datetime import timedelta
 import torch, torch.distributed as dist, torch.multiprocessing as mp
 from fastcore.basics import patch
 from .common import CourseError, Runtime, runtime
 from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_
 
-# %% ../nbs/32_zero2.ipynb #5a56c6dc
+# %% ../nbs/32_zero2.ipynb #14ccd181
 def _rank_main(rank, fn, world_size, port, queue, args):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -25,8 +25,12 @@ def _rank_main(rank, fn, world_size, port, queue, args):
     with runtime("cpu", "float32", timeout_minutes=1) as rt: queue.put((rank, fn(rt, *args)))
 
 def exported(fn):
-    "For a function defined in this notebook its copy in the package: a new process cannot import from a notebook."
-    return fn if fn.__module__ != "__main__" else getattr(importlib.import_module("nanochat_course.zero2"), fn.__name__, fn)
+    "For a function of this notebook its copy in the package: a new process can import a script, but not a notebook."
+    if fn.__module__ != "__main__" or hasattr(sys.modules["__main__"], "__file__"): return fn
+    copy = getattr(importlib.import_module("nanochat_course.zero2"), fn.__name__, None)
+    if copy is None or copy.__code__.co_code != fn.__code__.co_code:
+        raise CourseError(f"{fn.__name__} is defined in a notebook, where a new process cannot find it: put it into a .py file and import it")
+    return copy
 
 def run_ranks(
     fn,              # importable; called as fn(rt, *args) in every process
@@ -87,7 +91,7 @@ def deal(
         out.append((i, buckets))
     return [b for _, b in sorted(out)]
 
-# %% ../nbs/32_zero2.ipynb #89ac14a8
+# %% ../nbs/32_zero2.ipynb #59b009ab
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor       # the same, by its newer name
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
@@ -96,6 +100,7 @@ class Bucket:
     def __init__(self, group, params, rt, shape): # shape of the buffer; its first dimension is the owner
         self.group, self.params, self.rt, self.shape, self.ready, self.grad = group, params, rt, shape, set(), None
         self.nbytes = math.prod(shape) * params[0].element_size()
+        self.process_group = None                                               # the default one, until an optimizer gives its own
 
     def empty(self)->torch.Tensor: return torch.empty(self.shape, dtype=self.params[0].dtype, device=self.params[0].device)
     def complete(self)->bool: return all(id(p) in self.ready for p in self.params if p.requires_grad)
@@ -115,7 +120,8 @@ class Bucket:
         buffer = self.take_gradients()
         on_cpu = buffer.device.type == "cpu"
         part = torch.empty_like(buffer if on_cpu else buffer[:1])
-        return (dist.all_to_all_single if on_cpu else reduce_scatter)(part.view(-1), buffer.view(-1), async_op=True), part, buffer
+        send = dist.all_to_all_single if on_cpu else reduce_scatter
+        return send(part.view(-1), buffer.view(-1), group=self.process_group, async_op=True), part, buffer
 
     def add(self, part):
         "Add what has arrived to what earlier backward passes left."
@@ -127,7 +133,7 @@ class Bucket:
         buffer = self.empty()
         part = torch.zeros_like(buffer[0])
         self.copy_own(part)
-        return all_gather(buffer.view(-1), part.view(-1), async_op=True), part, buffer
+        return all_gather(buffer.view(-1), part.view(-1), group=self.process_group, async_op=True), part, buffer
 
     def receive(self, buffer):
         "Copy the collected weights into the parameters."
@@ -166,7 +172,7 @@ class SmallBucket(Bucket):
     def sent(self)->int: return 2 * super().sent()
     def reduce(self)->tuple:
         buffer = self.take_gradients()
-        return dist.all_reduce(buffer, async_op=True), buffer[None], buffer
+        return dist.all_reduce(buffer, group=self.process_group, async_op=True), buffer[None], buffer
 
 # %% ../nbs/32_zero2.ipynb #c0ecaa02
 def make_buckets(
@@ -191,7 +197,7 @@ def make_buckets(
     depth = lambda b: next(i for i, p in enumerate(b.group["params"]) if p is b.params[0]) / len(b.group["params"])
     return sorted(buckets, key=lambda b: (late.get(b.group.get("role", "matrix" if b.group["kind"] == "muon" else ""), 2), -depth(b)))
 
-# %% ../nbs/32_zero2.ipynb #c92be27b
+# %% ../nbs/32_zero2.ipynb #affcfdc7
 class DistMuonAdamW(MuonAdamW):
     "MuonAdamW whose gradients and states are divided among the ranks (ZeRO: Rajbhandari et al. 2019, arXiv 1910.02054)."
     def __init__(self,
@@ -199,42 +205,56 @@ class DistMuonAdamW(MuonAdamW):
         rt:Runtime=None,          # rank and world; by default those of torch.distributed
         *, stage:int=2,           # 2: gradients leave during the backward pass; 1: at the step
         small:int=1024,           # AdamW tensors of fewer numbers are replicated
-        in_flight:int=2,          # collectives under way at the same time
+        in_flight:int=2,          # collectives of weights (on a GPU of gradients too) under way at the same time
         ledger:bool=False,        # note every collective as (kind, bytes sent, start, end)
         timeout_minutes:float=10, # a collective that takes longer is an error
     ):
         super().__init__(param_groups)
         if stage not in (1, 2): raise CourseError(f"stage {stage} unknown: 1 reduces at the step, 2 during the backward pass")
         on = dist.is_available() and dist.is_initialized()
-        self.rt = rt or Runtime(self.param_groups[0]["params"][0].device, torch.float32, *((dist.get_rank(), 0, dist.get_world_size()) if on else (0, 0, 1)))
-        self.stage, self.in_flight, self.timeout, self.ledger = stage, in_flight, 60 * timeout_minutes, [] if ledger else None
-        self.flying, self.started, self.reduced, self.arrived = [], 0, False, [] if stage == 2 else None
+        world = (dist.get_rank(), 0, dist.get_world_size()) if on else (0, 0, 1)
+        self.rt = rt or Runtime(self.param_groups[0]["params"][0].device, torch.float32, *world)
+        self.in_flight, self.timeout, self.ledger = in_flight, 60 * timeout_minutes, [] if ledger else None
+        self.overlap = stage == 2                                               # may be turned off later, on all ranks
+        self.flying, self.started, self.reduced, self.arrived = [], 0, False, []
         if self.rt.distributed: self.connect(small)
 
     def connect(self, small:int):
-        "Buckets, the ranks' own connection, and a hook at every parameter; every rank calls."
+        "Buckets, the ranks' own connections, and a hook at every parameter; every rank calls."
         self.buckets = make_buckets(self.param_groups, self.rt, small)
         self.bucket_of = {id(p): b for b in self.buckets for p in b.params}
         self.number = {id(p): i for i, p in enumerate(self.named().values())}
         self.seen = torch.zeros(len(self.number))                               # which parameters have had a gradient since the last step
         self.control = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout))
-        if self.stage == 1: return
+        self.check_start()
+        self.process_group = dist.new_group(timeout=timedelta(seconds=self.timeout)) # of the same kind as the default one
+        for b in self.buckets: b.process_group = self.process_group
         for p in (p for b in self.buckets for p in b.params):
             if hasattr(p, "zero2_hook"): p.zero2_hook.remove()                  # a parameter belongs to the newest optimizer
             p.zero2_hook = p.register_post_accumulate_grad_hook(lambda p, me=weakref.ref(self): me() and me().gradient_ready(p))
 
+    def check_start(self):
+        "Ranks that begin with different weights would each train a model of its own."
+        sums = torch.stack([p.detach().sum(dtype=torch.float64) for p in self.named().values()]).cpu()
+        both = torch.stack([sums, -sums])                                       # the largest, and minus the smallest
+        self.wait(dist.all_reduce(both, op=dist.ReduceOp.MAX, group=self.control, async_op=True), cpu=True)
+        for name, high, low in zip(self.named(), *both.tolist()):
+            if high != -low: raise CourseError(f"the ranks start with different weights in {name}: give all of them the same seed before making the model")
+
     def gradient_ready(self, p):
         "Hook: a gradient is complete; start what is next in the order, as far as it is ready."
+        if not self.overlap: return
         bucket = self.bucket_of[id(p)]
         self.seen[self.number[id(p)]] = 1
         bucket.ready.add(id(p))
         if self.arrived is not None and bucket not in self.arrived and bucket.complete(): self.arrived.append(bucket)
-        while self.buckets[self.started % len(self.buckets)].complete() and self.room(): self.start_reduce()
+        while self.buckets[self.started % len(self.buckets)].complete(): self.start_reduce()
+        self.take_in()
 
-    def room(self)->bool:
-        "May one more collective start? Never wait for another rank here: that rank may be waiting for this one at the step."
-        while self.flying and (self.flying[0][2].is_completed() or self.rt.device.type != "cpu" and len(self.flying) >= self.in_flight): self.finish_reduce()
-        return len(self.flying) < self.in_flight
+    def take_in(self):
+        "Let go of buffers that are not needed any more. On a CPU never wait: another rank may be waiting for this one at the step."
+        on_cpu = self.rt.device.type == "cpu"
+        while self.flying and (self.flying[0][2].is_completed() if on_cpu else len(self.flying) > self.in_flight): self.finish_reduce()
 
     def forget(self):
         "Nothing is reduced, nothing was seen: ready for the next backward pass."
@@ -242,7 +262,7 @@ class DistMuonAdamW(MuonAdamW):
         self.started, self.reduced = 0, False
         self.seen.zero_()
 
-# %% ../nbs/32_zero2.ipynb #79a41174
+# %% ../nbs/32_zero2.ipynb #cb787896
 @patch
 def start_reduce(self:DistMuonAdamW):
     "Start the next collective of gradients in the order."
@@ -284,9 +304,7 @@ def reduce_gradients(self:DistMuonAdamW):
     "Bring the mean of all gradients to its owners, on all ranks; does nothing the second time before a step."
     if self.reduced or not self.rt.distributed: return
     rounds = self.agree()
-    while self.started < rounds * len(self.buckets):
-        while len(self.flying) >= self.in_flight: self.finish_reduce()
-        self.start_reduce()
+    while self.started < rounds * len(self.buckets): self.start_reduce()
     while self.flying: self.finish_reduce()
     for b in self.buckets:
         if b.grad is not None: b.grad /= self.rt.world_size
@@ -307,7 +325,7 @@ def learn_order(self:DistMuonAdamW):
     self.buckets = [self.buckets[i] for i in indices]
     self.arrived = None if arrived else []                                      # gradients set by hand teach no order
 
-# %% ../nbs/32_zero2.ipynb #0989c5c4
+# %% ../nbs/32_zero2.ipynb #cf0bb558
 @patch
 @torch.no_grad()
 def clip_grad_norm_(self:DistMuonAdamW,
@@ -319,12 +337,12 @@ def clip_grad_norm_(self:DistMuonAdamW,
     grads = [b.grad for b in self.buckets if b.grad is not None]
     mine = [b.grad for b in self.buckets if b.grad is not None and (self.rt.is_main or not isinstance(b, SmallBucket))]
     total = sum((g.float().square().sum() for g in mine), torch.zeros((), device=self.param_groups[0]["params"][0].device))
-    self.wait(dist.all_reduce(total, async_op=True))
+    self.wait(dist.all_reduce(total, group=self.process_group, async_op=True))
     norm = total.sqrt()
     if grads: torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.))
     return norm
 
-# %% ../nbs/32_zero2.ipynb #5561f203
+# %% ../nbs/32_zero2.ipynb #cd8736dd
 @patch
 @torch.no_grad()
 def step(self:DistMuonAdamW,
@@ -345,7 +363,7 @@ def step(self:DistMuonAdamW,
             began = time.perf_counter()
             gathers.append((b, began, *b.gather()))
     while gathers: self.finish_gather(gathers)
-    if self.arrived is not None: self.learn_order()
+    if self.overlap and self.arrived is not None: self.learn_order()
     self.forget()
     return loss
 
@@ -389,7 +407,7 @@ def zero_grad(self:DistMuonAdamW,
     "Throw away all gradients, those included that other ranks already hold. Every rank calls."
     torch.optim.Optimizer.zero_grad(self)
     if not self.rt.distributed: return
-    if self.stage == 2: self.reduce_gradients()
+    if self.overlap: self.reduce_gradients()
     self.forget()
 
 # %% ../nbs/32_zero2.ipynb #429ca975

@@ -63,7 +63,7 @@ def collectives(rt, big:int=2**17)->dict: # name -> (before, after, bytes sent f
         out[name] = (before.tolist(), after.tolist(), on_the_wire(rt, lambda: run(name, big)), 4 * big)
     return out
 
-# %% ../nbs/33_zero3.ipynb #4efe22b9
+# %% ../nbs/33_zero3.ipynb #bd24c44a
 class FlatShard(Bucket):
     "Parameters laid end to end and cut into W equal pieces, of which this rank keeps one."
     def __init__(self,
@@ -84,6 +84,13 @@ class FlatShard(Bucket):
     def places(self, buffer)->list: # one view per parameter; it may begin in one rank's piece and end in another's
         sizes = [s.numel() for s in self.shapes]
         return [b.view(s) for b, s in zip(buffer.flatten()[:sum(sizes)].split(sizes), self.shapes)]
+
+    def masters(self)->torch.Tensor: # (W, …) all shards as they are kept, whatever dtype the modules compute in
+        "What a checkpoint needs; every rank calls."
+        if not self.rt.distributed: return self.shard.detach()[None]
+        whole = self.shard.new_empty(self.shape)
+        all_gather(whole.view(-1), self.shard.detach())
+        return whole
 
     def gather(self)->tuple: return super().gather() if self.rt.distributed else (None, None, self.shard.detach().to(self.dtype)[None])
 
@@ -177,7 +184,7 @@ class Unit:
         if self.zero.reshard_after_forward or not torch.is_grad_enabled(): self.free()
         return out
 
-# %% ../nbs/33_zero3.ipynb #c6b2bf21
+# %% ../nbs/33_zero3.ipynb #5fb9dbd5
 class Zero3:
     "Parameters, gradients and states in shards; each unit whole only while it computes (arXiv 1910.02054, 2304.11277)."
     def __init__(self,
@@ -248,14 +255,11 @@ class Zero3:
         return [dict(kind="adamw", params=[f.shard for u in self.units for f in u.flats if f.shard.requires_grad], **settings)]
 
     def whole_parameters(self)->dict: # name -> tensor, on every rank
-        "All parameters, gathered one unit after the other. Every rank calls."
+        "All parameters as the optimizer keeps them, gathered one unit after the other. Every rank calls."
         out = {}
         self.reset()
         for u in self.units:
-            u.gather()
-            for names, f, whole in zip(u.names, u.flats, u.whole):
-                out.update({n: p.float().clone() for n, p in zip(names, f.places(whole))})
-            u.free()
+            for names, f in zip(u.names, u.flats): out.update({n: p.clone() for n, p in zip(names, f.places(f.masters()))})
         return out
 
 # %% ../nbs/33_zero3.ipynb #ad1cd84b

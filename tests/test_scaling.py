@@ -33,7 +33,7 @@ def test_depth_24_by_hand():
     assert p.n_embd == 1536 and p.total_batch_size == 2**20 and p.grad_accum_steps * p.device_batch_size * 2048 * 8 == 2**20
     assert p.matrix_lr == pytest.approx(0.02 * math.sqrt(2))
     assert p.embedding_lr == pytest.approx(0.3 * math.sqrt(2) / math.sqrt(2))
-    d_ratio = (8 * 729_808_896) / (10.5 * 110_100_480)
+    d_ratio = 729_808_896 / 110_100_480                       # the ratio of tokens to parameters falls out
     assert p.weight_decay == pytest.approx(0.2 * math.sqrt(2) / d_ratio, rel=1e-6)
 
 
@@ -49,6 +49,30 @@ def test_memory_of_the_weights_is_constant_in_epochs(depth):
 def test_batch_law():
     assert batch_law(1e9, 1e9) == REF_BATCH and batch_law(1e10, 1e9) / REF_BATCH == pytest.approx(10**0.383)
     assert [power_of_two(x) for x in (0.3, 1, 3, 5, 6, 700_000)] == [1, 1, 4, 4, 8, 2**19]
+
+
+def nanochats(depth, ratio=12., total=None, wd=0.28, head_dim=128):
+    "The arithmetic of nanochat's scripts/base_train.py, parts 1 to 4: total batch size, factor on the rates, weight decay."
+    def params(d):
+        width = -(-d * 64 // head_dim) * head_dim
+        return d * 12 * width**2 + 32768 * width
+    D, D_ref = int(ratio * params(depth)), ratio * params(12)
+    total = total or 2**round(math.log2(2**19 * (D / D_ref)**0.383))
+    return total, (total / 2**19)**0.5, wd * math.sqrt(total / 2**19) * (D_ref / D)
+
+
+@pytest.mark.parametrize("depth", range(8, 33, 2))
+@pytest.mark.parametrize("ratio", [8, 10.5, 12, 20])
+@pytest.mark.parametrize("horizon", [dict(), dict(num_iterations=1000), dict(target_flops=1e19)])
+def test_the_flags_mean_what_they_mean_to_nanochat(depth, ratio, horizon):
+    p = plan(depth, head_dim=128, target_param_data_ratio=ratio, weight_decay=0.28, **horizon)
+    total, rate, wd = nanochats(depth, ratio)
+    assert (p.total_batch_size, p.matrix_lr / 0.02, p.weight_decay) == (total, pytest.approx(rate), pytest.approx(wd, rel=1e-6))
+
+
+def test_a_given_batch_changes_the_decay_and_not_the_horizon():
+    p = plan(24, total_batch_size=2**19, weight_decay=0.28, target_param_data_ratio=12, head_dim=128, num_iterations=1000)
+    assert p.weight_decay == pytest.approx(nanochats(24, 12, 2**19)[2], rel=1e-6)
 
 
 def test_small_runs():
@@ -99,7 +123,7 @@ def test_trapezoid():
     assert all(a >= b for a, b in zip(lr[10:], lr[11:]))
 
 
-@pytest.mark.parametrize("shape", ["trapezoid", "wsd", "cosine", "linear", "inverse_sqrt", "constant"])
+@pytest.mark.parametrize("shape", ["trapezoid", "1-sqrt", "cosine", "linear", "inverse_sqrt", "constant"])
 @pytest.mark.parametrize("n, warmup", [(1, 0), (1, 5), (10, 0), (10, 20), (200, 10)])
 def test_schedules_stay_between_0_and_1(shape, n, warmup):
     values = [lr_multiplier(t, n, warmup, 0.5, 0., shape) for t in range(n + 1)]
@@ -129,6 +153,8 @@ def test_memory_is_sharded_as_named():
     assert m(0)["parameters"] == m(2)["parameters"] == 4 * n["total"] and m(3)["parameters"] == n["total"] / 2
     assert m(1)["gradients"] == 4 * n["total"] and m(2)["gradients"] == n["total"] / 2
     assert m(0)["states"] == 4 * (2 * (n["embedding"] + n["unembedding"]) + n["matrix"]) == 8 * m(1)["states"]
+    whole = memory_per_rank(p, 8, compiled=True)                   # all gradients come at the end of a compiled backward pass
+    assert whole["gradients"] == 4 * n["total"] and whole["states"] == m(2)["states"] and memory_per_rank(p, 8, zero=3, compiled=True) == m(3)
     assert m(0)["total"] == sum(v for k, v in m(0).items() if k != "total")
 
 

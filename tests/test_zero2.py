@@ -1,5 +1,5 @@
 "The sharded optimizer in real processes against the plain one in a single process."
-import os, random, signal, time
+import os, random, signal, subprocess, sys, time, types
 import pytest, torch, torch.multiprocessing as mp
 from nanochat_course.common import CourseError, Runtime, runtime
 from nanochat_course.optim import MuonAdamW
@@ -144,6 +144,81 @@ def test_one_rank_is_the_plain_optimizer():
     got = unpacked(one_case(rt, case, 5)[0])
     want = oracle(1, case, 5)[0]
     assert all(torch.equal(got[n], want[n]) for n in want)
+
+# the clock, and other people's collectives
+
+def at_any_pace(rt, micro, gaps, seeds, overlap=True):
+    "The same steps with real gradients, each time with other delays; the last rank is always late. Weights per run."
+    out = []
+    for seed in seeds:
+        sleep, opt = random.Random(f"{seed} {rt.rank}"), DistMuonAdamW(groups_of({}), rt)
+        opt.overlap = overlap
+        for step in range(4):
+            for m in range(micro):
+                time.sleep(sleep.random() * 0.01 + (0.01 if rt.rank == rt.world_size - 1 else 0))
+                backward(dict(real=True, gaps=gaps), opt.named(), rt.rank, step, m)
+            opt.step()
+        out.append(packed(opt.named()))
+    return out
+
+def with_and_without_gaps(rt): return [at_any_pace(rt, 3, gaps, range(4)) for gaps in (0, 0.3)]
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_clock_does_not_change_a_bit(world_size):
+    ranks = run_ranks(with_and_without_gaps, world_size)
+    for i in (0, 1):
+        for r in ranks:
+            for run in r[i]: assert run == ranks[0][i][0], "the same gradients, and other weights"
+
+def logs_a_loss(rt):
+    "A mean over ranks after each backward pass, as everybody writes it; the rank that has no gradients comes first."
+    opt, losses = DistMuonAdamW(groups_of({}), rt, timeout_minutes=0.2), []
+    for step in range(4):
+        for m in range(2):
+            time.sleep(0.02 * (rt.rank == 0))
+            backward(dict(gaps=0.4, idle_rank=1), opt.named(), rt.rank, step, m)
+            losses.append(rt.all_reduce(torch.tensor(float(step + rt.rank)), "mean").item())
+        opt.step()
+    return packed(opt.named()), losses
+
+def test_a_users_collective_between_backward_and_step():
+    ranks = run_ranks(logs_a_loss, 4)
+    want = oracle(4, dict(gaps=0.4, idle_rank=1, micro=2), 4)[0]
+    for weights, losses in ranks:
+        assert losses == [step + 1.5 for step in range(4) for _ in range(2)]
+        assert all(torch.equal(unpacked(weights)[n], want[n]) for n in want)
+
+def other_start(rt):
+    groups = groups_of({}, seed=rt.rank == 2)
+    try: DistMuonAdamW(groups, rt)
+    except CourseError as e: return str(e)
+
+def test_ranks_that_start_with_other_weights_are_refused():
+    for text in run_ranks(other_start, 3): assert "different weights in embedding" in text and "same seed" in text
+
+# compiled: all gradients come at the end of the backward pass
+
+def compiled_steps(rt, overlap, micro=4, steps=3):
+    "A compiled GPT in the training loop; bytes sent per step while reducing, weights."
+    from nanochat_course.train import LoopConfig, train
+    model, opt = tiny_gpt(rt, 64)
+    if rt.distributed: opt.ledger = []
+    def batches(state):
+        for i in range(micro * steps):
+            x = torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(i))[rt.rank::rt.world_size]
+            yield x[:, :-1], x[:, 1:], i
+    whole = torch.compile(model, dynamic=False, backend="aot_eager") if not overlap else model
+    train(whole, opt, batches, LoopConfig(steps, grad_accum_steps=micro), rt, schedule=lambda step: dict(lr=1., weight_decay=1., momentum=None))
+    sent = sum(e[1] for e in opt.ledger if e[0] == "reduce") / steps if rt.distributed else 0
+    return sent, sum(b.sent() for b in opt.buckets) if rt.distributed else 0, packed(dict(model.named_parameters()))
+
+def test_a_compiled_model_reduces_once_per_step():
+    alone = unpacked(compiled_steps(Runtime(torch.device("cpu"), torch.float32), True)[2])
+    for overlap, times in ((True, 4), (False, 1)):
+        for sent, once, weights in run_ranks(compiled_steps, 2, overlap):
+            assert sent == times * once
+            weights = unpacked(weights)
+            for n in alone: assert (weights[n] - alone[n]).norm() <= 1e-4 * alone[n].norm(), n
 
 # what is dealt to whom
 
@@ -295,6 +370,23 @@ def test_a_killed_rank_is_named_by_the_others(tmp_path, victim):
     assert ckpt.step == 3 and set(k.rpartition("/")[0] for k in ckpt.optimizer_state) == {n for g in groups_of({}) for n in g["names"]}
 
 # mistakes
+
+def drift(rt): return "the script's own"      # the package has a function of this name
+
+def test_a_script_runs_its_own_functions(tmp_path):
+    (tmp_path / "script.py").write_text("from nanochat_course.zero2 import run_ranks\n"
+                                        "def drift(rt): return f'mine on {rt.rank}'\n"
+                                        "if __name__ == '__main__': print(run_ranks(drift, 2))\n")
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "['mine on 0', 'mine on 1']", done.stderr
+
+def test_a_notebooks_own_function_is_not_taken_for_the_packages(monkeypatch):
+    from nanochat_course import zero2
+    notebook = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", notebook)
+    for fn in (drift, zero2.descend): monkeypatch.setattr(fn, "__module__", "__main__")
+    assert zero2.exported(zero2.descend) is zero2.descend
+    with pytest.raises(CourseError, match="drift is defined in a notebook"): zero2.exported(drift)
 
 def test_an_unknown_stage_is_refused():
     with pytest.raises(CourseError, match="stage 3 unknown"): DistMuonAdamW(awkward_parameters(), stage=3)
