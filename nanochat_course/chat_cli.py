@@ -114,7 +114,7 @@ class Chat:
 
     def clear(self): self.messages = []
 
-# %% ../nbs/70_chat_cli.ipynb #828ccf68
+# %% ../nbs/70_chat_cli.ipynb #e327b5f6
 HELP = """/help               this list
 /examples           some questions that this model was taught, others each time
 /clear              begin a new conversation
@@ -144,7 +144,8 @@ def command(
     name, rest = name.strip().lower(), rest.strip()
     if name in ("quit", "exit", "q"): return None
     if name == "help": return HELP
-    if name == "examples": return "\n".join(f"  {q}" for q in chat.examples()) or "this model does not say what it was taught"
+    if name == "examples":
+        return "\n".join(f"  {question}" for question in chat.examples()) or "this model does not say what it was taught"
     if name == "clear": chat.clear(); return "a new conversation"
     if name == "temperature":
         if rest: chat.temperature = number(rest, float, 10)
@@ -157,7 +158,7 @@ def command(
         return f"system message: {chat.system or '(none)'}" + (", a new conversation" if rest else "")
     raise CourseError(f"unknown command /{name}: /help lists them")
 
-# %% ../nbs/70_chat_cli.ipynb #fa4d2495
+# %% ../nbs/70_chat_cli.ipynb #569f6e51
 STAGES = ("chatrl", "chatsft", "mid")          # the best first
 
 def find_model(
@@ -168,15 +169,17 @@ def find_model(
     if source and source not in STAGES: raise CourseError(f"unknown source {source!r}: use one of {', '.join(STAGES)}, or leave it empty for the best there is")
     def trained(stage):
         folder = base_dir() / f"{stage}_checkpoints"
-        found = [p for p in folder.iterdir() if p.name == tag or not tag and ".old-" not in p.name] if folder.is_dir() else []    # .old-: set aside
+        found = folder.iterdir() if folder.is_dir() else []
+        found = [p for p in found if p.name == tag or not tag and ".old-" not in p.name]      # .old-: set aside
         return sorted((p for p in found if latest_step(p) is not None), key=lambda p: p.stat().st_mtime)
     for stage in [source] if source else STAGES:
         if found := trained(stage): return stage, found[-1]
     what = f"no {source or 'chat'} model" + (f" with tag {tag!r}" if tag else "") + f" under {base_dir()}"
-    if not source and trained("base"): raise CourseError(f"{what}, only a base model, which has not learned to chat: {make_or('speedrun')} trains it on")
+    if not source and trained("base"):
+        raise CourseError(f"{what}, only a base model, which has not learned to chat: {make_or('speedrun')} trains it on")
     raise CourseError(f"{what}: {make_or('speedrun')} trains one (about ten minutes on a laptop)")
 
-# %% ../nbs/70_chat_cli.ipynb #9723813d
+# %% ../nbs/70_chat_cli.ipynb #d604a98b
 def teachers(
     stage:str,  # "mid", "chatsft" or "chatrl"
     tag:str,    # name of the model
@@ -188,7 +191,8 @@ def teachers(
         meta = {} if latest_step(before) is None else read_json(step_path(before, latest_step(before)) / META)
     saved = meta.get("config", {})
     if not isinstance(saved, dict) or not any(k.endswith("_epochs") for k in saved): return []
-    return [task for task, _ in chat_tasks(MidTrainConfig(**{k: v for k, v in saved.items() if k in MidTrainConfig.__dataclass_fields__}))]
+    config = MidTrainConfig(**{k: v for k, v in saved.items() if k in MidTrainConfig.__dataclass_fields__})
+    return [task for task, _ in chat_tasks(config)]
 
 def questions(
     tasks:list,     # from `teachers`
@@ -198,7 +202,7 @@ def questions(
     def ask(task): return task[random.randrange(len(task))]["messages"][0]["content"]
     return [min((ask(task) for _ in range(5)), key=len) for task in random.sample(tasks, min(number, len(tasks)))]
 
-# %% ../nbs/70_chat_cli.ipynb #9f327d7e
+# %% ../nbs/70_chat_cli.ipynb #f259e50a
 @dataclass(frozen=True)
 class ChatConfig:
     "Settings of the terminal chat."
@@ -288,7 +292,8 @@ def chat(
             print(f"{stage} model {folder.name}, {model.num_params()['total']:,} parameters. /help lists the commands, Ctrl-D leaves.")
             if tasks := teachers(stage, folder.name, meta):
                 talk.examples = lambda: questions(tasks)
-                print(f"It was taught {len(tasks)} kinds of questions. Try one of these, /examples shows others:\n{command(talk, '/examples')}")
+                print(f"It was taught {len(tasks)} kinds of questions. Try one of these, /examples shows others:")
+                print(command(talk, "/examples"))
             converse(talk, make_session())
     return dict(stage=stage, model=folder.name)
 

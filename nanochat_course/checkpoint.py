@@ -89,7 +89,7 @@ def gather_bytes(
     dist.all_gather(parts, padded)
     return [bytes(p[:n].tolist()) for p, n in zip(parts, sizes)]
 
-# %% ../nbs/41_checkpoint.ipynb #f1a21c7c
+# %% ../nbs/41_checkpoint.ipynb #dbe5f4b8
 MODEL, OPTIMIZER, RNG, META, SUMS = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "meta.json", "SHA256SUMS"
 
 def checkpoint_dir(
@@ -99,7 +99,8 @@ def checkpoint_dir(
     "Where the checkpoints of one model after one stage lie."
     stages = ("base", "mid", "chatsft", "chatrl")
     if stage not in stages: raise CourseError(f"unknown stage {stage!r}: use one of {', '.join(stages)}")
-    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", tag): raise CourseError(f"{tag!r} is no name for a model: use letters, digits, dots, - and _, as in d12")
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", tag):
+        raise CourseError(f"{tag!r} is no name for a model: use letters, digits, dots, - and _, as in d12")
     return base_dir() / f"{stage}_checkpoints" / tag
 
 def step_path(
@@ -180,7 +181,7 @@ def save_checkpoint(
     if failed: raise CourseError(f"could not write {path} ({error or 'see rank 0'}): free some space or name another folder; older checkpoints are untouched")
     return path
 
-# %% ../nbs/41_checkpoint.ipynb #600536d7
+# %% ../nbs/41_checkpoint.ipynb #a6f62c9b
 @dataclass
 class Checkpoint:
     "One checkpoint in memory."
@@ -199,7 +200,8 @@ def verify(
     if not (path / SUMS).is_file(): raise CourseError(f"{path / SUMS} is missing: {cure}")
     try: sums = dict(line.split("  ", 1)[::-1] for line in (path / SUMS).read_text().splitlines())
     except (ValueError, OSError): raise CourseError(f"{path / SUMS} is damaged: {cure}") from None
-    if set(sums) != {MODEL, OPTIMIZER, RNG, META}: raise CourseError(f"{path / SUMS} is damaged, it must name four files: {cure}")
+    if set(sums) != {MODEL, OPTIMIZER, RNG, META}:
+        raise CourseError(f"{path / SUMS} is damaged, it must name four files: {cure}")
     for name, digest in sums.items():
         if not (path / name).is_file(): raise CourseError(f"{path / name} is missing: {cure}")
         if sha256(path / name) != digest: raise CourseError(f"{path / name} is damaged, its checksum differs: {cure}")
@@ -207,7 +209,8 @@ def verify(
 def _read(path, device="cpu"): # name -> tensor
     try: return load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
-        raise CourseError(f"{path} cannot be read as tensors ({str(e).splitlines()[0]}): remove {path.parent} to use an older checkpoint") from None
+        why = str(e).splitlines()[0]
+        raise CourseError(f"{path} holds no tensors ({why}): remove {path.parent} to use an older checkpoint") from None
 
 def load_checkpoint(
     directory,       # of one run
@@ -222,7 +225,8 @@ def load_checkpoint(
     path = step_path(directory, steps[-1] if step is None else step)
     if not path.is_dir(): raise CourseError(f"{path} does not exist; checkpoints there: {', '.join(map(str, steps)) or 'none'}")
     if check: verify(path)
-    return Checkpoint(int(path.name[5:]), _read(path / MODEL, device), _read(path / OPTIMIZER, device), _read(path / RNG), read_json(path / META), path)
+    weights, state = _read(path / MODEL, device), _read(path / OPTIMIZER, device)
+    return Checkpoint(int(path.name[5:]), weights, state, _read(path / RNG), read_json(path / META), path)
 
 def load_latest(
     directory,  # of one run; may be missing
@@ -239,7 +243,7 @@ def load_latest(
     if chosen == -2: raise CourseError(f"every checkpoint in {directory} is damaged: remove the folder to start again")
     return None if chosen == -1 else load_checkpoint(directory, chosen, check=False)
 
-# %% ../nbs/41_checkpoint.ipynb #7751a62e
+# %% ../nbs/41_checkpoint.ipynb #bc3f61b2
 def differences(
     saved:dict, # fields of one configuration
     now:dict,   # fields of another
@@ -256,7 +260,8 @@ def fits(
     model:torch.nn.Module, # of the same architecture; may be without memory, on the meta device
 ):
     "Refuse a checkpoint whose tensors have other names, shapes or kinds than the model's."
-    shapes = lambda state: {k: [*v.shape, "numbers" if v.is_floating_point() else str(v.dtype)] for k, v in state.items()}
+    kind = lambda t: "numbers" if t.is_floating_point() else str(t.dtype)
+    shapes = lambda state: {k: [*v.shape, kind(v)] for k, v in state.items()}
     if d := differences(shapes(ckpt.model_state), shapes(model.state_dict())):
         raise CourseError(f"{ckpt.path} does not fit this model: {d[:200]}")
 
@@ -277,24 +282,29 @@ def restore(
         mine = {k.split("/")[1]: v for k, v in ckpt.rng.items() if rt is not None and k.split("/")[0] == str(rt.rank)}
         if mine: set_rng_state(mine, rt)
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as e:
-        raise CourseError(f"{ckpt.path} does not fit this run ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}): remove it to use an older checkpoint") from e
+        why = f"{type(e).__name__}: {e}".splitlines()[0]
+        raise CourseError(f"{ckpt.path} does not fit this run ({why}): remove it to use an older checkpoint") from e
 
-# %% ../nbs/41_checkpoint.ipynb #11879aaf
+# %% ../nbs/41_checkpoint.ipynb #cb328c4c
 def model_config(
     ckpt:Checkpoint, # from `load_checkpoint`
 )->GPTConfig:
     "How the model of a checkpoint is built."
     saved = ckpt.meta.get("model_config")
-    if not isinstance(saved, dict): raise CourseError(f"{ckpt.path} does not say how its model is built: it was not written by a stage of the course")
+    if not isinstance(saved, dict):
+        raise CourseError(f"{ckpt.path} does not say how its model is built: it was not written by a stage of the course")
     if extra := set(saved) - set(GPTConfig.__dataclass_fields__):
         raise CourseError(f"{ckpt.path} was written by another version: unknown fields {', '.join(sorted(extra))}")
     try:
         config = GPTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
         for name, default in asdict(GPTConfig()).items():
-            if type(default) is int and type(getattr(config, name)) is not int: raise TypeError(f"{name} is {getattr(config, name)!r}")
-        if config.n_layer > len(ckpt.model_state): raise ValueError(f"{config.n_layer} layers, but {len(ckpt.model_state)} tensors")
+            value = getattr(config, name)
+            if type(default) is int and type(value) is not int: raise TypeError(f"{name} is {value!r}")
+        tensors = len(ckpt.model_state)
+        if config.n_layer > tensors: raise ValueError(f"{config.n_layer} layers, but {tensors} tensors")
     except (TypeError, ValueError, ArithmeticError, AttributeError) as e:
-        raise CourseError(f"{ckpt.path} describes a model that cannot be built ({e}): remove it to use an older checkpoint") from None
+        cure = "remove it to use an older checkpoint"
+        raise CourseError(f"{ckpt.path} describes a model that cannot be built ({e}): {cure}") from None
     return config
 
 def load_model(

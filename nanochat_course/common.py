@@ -110,7 +110,7 @@ def seed_everything(
     random.seed(seed)
     torch.manual_seed(seed)
 
-# %% ../nbs/00_common.ipynb #b6fcf6f4
+# %% ../nbs/00_common.ipynb #815eb2ef
 @contextmanager
 def atomic_path(
     path, # final name of a file or folder
@@ -197,7 +197,8 @@ def read_json(
     except FileNotFoundError: raise CourseError(f"{path} does not exist") from None
     except IsADirectoryError: raise CourseError(f"{path} is a folder, a JSON file was expected: {cure}") from None
     except (ValueError, RecursionError) as e: raise CourseError(f"{path} is not valid JSON ({e}): {cure}") from None
-    if not isinstance(obj, kind): raise CourseError(f"{path} holds a {type(obj).__name__} instead of a {kind.__name__}: {cure}")
+    if not isinstance(obj, kind):
+        raise CourseError(f"{path} holds a {type(obj).__name__} instead of a {kind.__name__}: {cure}")
     return obj
 
 def sha256(
@@ -209,12 +210,13 @@ def sha256(
         while block := f.read(1 << 20): digest.update(block)
     return digest.hexdigest()
 
-# %% ../nbs/00_common.ipynb #eab11cb3
+# %% ../nbs/00_common.ipynb #2028563f
 def base_dir()->Path: # exists afterwards
     "The folder under which every run leaves its files."
     path = Path(os.environ.get("NANOCHAT_COURSE_DIR") or Path.home() / ".cache" / "nanochat_course").expanduser()
     try: path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError): raise CourseError(f"{path} is not a folder: set NANOCHAT_COURSE_DIR to one") from None
+    except (FileExistsError, NotADirectoryError):
+        raise CourseError(f"{path} is not a folder: set NANOCHAT_COURSE_DIR to one") from None
     return path
 
 # %% ../nbs/00_common.ipynb #af4efa33
@@ -224,7 +226,7 @@ def corpus_dir(
     "Where a corpus lies."
     return Path(name).expanduser() if os.sep in name else base_dir() / "data" / name
 
-# %% ../nbs/00_common.ipynb #eb825233
+# %% ../nbs/00_common.ipynb #b84c8c43
 @contextmanager
 def alone(
     path,      # the lock's file; it stays there and means nothing when nobody holds it
@@ -232,11 +234,14 @@ def alone(
 ):             # yields the open file: a child process that inherits it holds the lock on
     "Hold a lock, or raise a `CourseError` that names the process which has it."
     import fcntl
+    folder = Path(path).parent
     with open(path, "a+", encoding="utf-8") as f:
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise CourseError(f"{Path(path).parent} is in use by {holder(path)}: wait for its end or stop it, "
-                                                  "or set NANOCHAT_COURSE_DIR to another folder") from None
-        except OSError as e: print(f"warning: no locks on this file system ({e.strerror}): see to it that only one run writes to {Path(path).parent}", file=sys.stderr)
+        except BlockingIOError:
+            raise CourseError(f"{folder} is in use by {holder(path)}: wait for its end or stop it, "
+                              "or set NANOCHAT_COURSE_DIR to another folder") from None
+        except OSError as e:                                                # some network file systems
+            print(f"warning: {folder} has no locks ({e.strerror}): let no other run write to it", file=sys.stderr)
         sign(f, what)
         yield f
 
@@ -328,7 +333,7 @@ def read_log(
     "Read a run log."
     return [r for r in read_lines(path) if type(r.get("step")) is int]
 
-# %% ../nbs/00_common.ipynb #ea9b5ac2
+# %% ../nbs/00_common.ipynb #e6179ddd
 def peak_memory(
     device:torch.device, # whose memory to ask for
 )->int:                  # bytes: allocated on a GPU, resident in RAM otherwise
@@ -353,10 +358,10 @@ def save_result(
 ):
     "Leave the summary of a finished stage in `report/` for `report` and `speedrun`."
     if not rt.is_main: return
-    if result.get("log"): result["log"] = Path(result["log"]).name            # it lies beside the summary, wherever the folder is moved
+    if result.get("log"): result["log"] = Path(result["log"]).name          # beside the summary, wherever the folder is moved
     where = dict(device=str(rt.device), dtype=str(rt.dtype), world_size=rt.world_size, machine=machine())
-    summary = dict(stage=stage, config=asdict(config), seconds=seconds, peak_memory=peak_memory(rt.device), **where, **result)
-    write_json(base_dir() / "report" / f"{stage}.json", summary)
+    spent = dict(seconds=seconds, peak_memory=peak_memory(rt.device))
+    write_json(base_dir() / "report" / f"{stage}.json", dict(stage=stage, config=asdict(config), **spent, **where, **result))
 
 def load_result(
     stage:str,        # as given to `save_result`
@@ -379,17 +384,19 @@ def repository_file(
 
 
 
-# %% ../nbs/00_common.ipynb #f48fdfc9
+# %% ../nbs/00_common.ipynb #8f5d7a4c
 def explain(
     error:Exception, # that ended a stage
 )->str:              # one line; empty if it is none of the user's business but a fault of ours
     "What a user can do about an error: of the course, of the disk, of memory."
     if isinstance(error, CourseError): return str(error)
-    text = str(error)
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "memory" in text and "alloc" in text:   # torch has several
-        return f"out of memory ({text.strip().splitlines()[0] if text else 'Python'}): lower --device-batch-size, or take a smaller model"
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    of_torch = isinstance(error, RuntimeError) and "memory" in text and "alloc" in text
+    if isinstance(error, MemoryError) or of_torch:
+        return f"out of memory ({text}): lower --device-batch-size, or take a smaller model"
     if not isinstance(error, OSError): return ""
-    cures = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EROFS: "it is read-only", errno.EACCES: "see whose it is"}
+    cures = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",
+             errno.EROFS: "it is read-only", errno.EACCES: "see whose it is"}
     cure = f" ({cures[error.errno]}, or set NANOCHAT_COURSE_DIR to another folder)" if error.errno in cures else ""
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{cure}"
 
@@ -407,7 +414,7 @@ def make_or(
     "`make chat` in the course's repository, `nanochat-chat` anywhere else."
     return f"make {target}" if all(Path(n).is_file() for n in ("Makefile", "settings.ini")) else f"nanochat-{target}"
 
-# %% ../nbs/00_common.ipynb #b3936c1f
+# %% ../nbs/00_common.ipynb #a2f22927
 LOCK, TRAIN_LOCK = ".lock", ".train.lock"    # of the speedrun, and of whichever command trains
 
 def last_words(
@@ -426,7 +433,7 @@ def say_once(
     path = last_words(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
     if path:
         try:
-            with open(path, "x") as f: json.dump(dict(status=status, message=message, rank=int(os.environ.get("RANK", 0))), f)
+            with open(path, "x") as f: json.dump(dict(status=status, message=message), f)
         except FileExistsError: return
         except OSError: pass                                                  # then it is said more than once
     print(message, file=sys.stderr)
@@ -434,7 +441,7 @@ def say_once(
 def hold_locks(
     config, # of the stage
 )->ExitStack:
-    "Locks for a command that trains, which is one whose configuration has `save_every`; a stage of a speedrun is covered by its lock."
+    "Locks for a command that trains: one whose configuration has `save_every`. The speedrun holds the first for its stages."
     stack = ExitStack()
     if hasattr(config, "save_every") and os.environ.get("RANK", "0") == "0":
         what = type(config).__name__.removesuffix("Config")
@@ -449,10 +456,10 @@ def run_main(
     config_class, # frozen dataclass whose comments are the help
     argv:list=None, # command line, `sys.argv[1:]` by default
 ):
-    "Parse the command line into `config_class`, run `stage`, and turn what the user can mend into one line and status 2."
+    "Parse the command line, run `stage`, and turn what the user can mend into one line and status 2."
     import tyro
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")      # a terminal that knows only ASCII shows ? for the rest
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")    # an ASCII terminal shows ? for the rest
     config = tyro.cli(config_class, prog=program(stage), description=stage.__doc__, args=argv)
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     before = last_words(attempt - 1) if attempt else None

@@ -65,7 +65,7 @@ class Check:
         assert error is None, f"{self.name}: the solution is rejected: {error}"
         for w in wrong: assert self.mistake(*(w if isinstance(w, tuple) else (w,))) is not None, f"{self.name}: a wrong answer passes: {w}"
 
-# %% ../nbs/01_exercises.ipynb #55e96a80
+# %% ../nbs/01_exercises.ipynb #61607fc9
 def all_exercises()->dict: # chapter, as "10_tokenizer" -> names of its exercises; empty outside the course's repository
     "The exercises that the notebooks ask."
     try: folder = repository_file("nbs")
@@ -75,7 +75,8 @@ def all_exercises()->dict: # chapter, as "10_tokenizer" -> names of its exercise
 
 def progress_lines()->list[str]:
     "One line a chapter: how many are solved, and which."
-    solved = {r["exercise"] for r in read_lines(progress_path()) if isinstance(r.get("exercise"), str)} if progress_path().exists() else set()
+    records = read_lines(progress_path()) if progress_path().exists() else []
+    solved = {r["exercise"] for r in records if isinstance(r.get("exercise"), str)}
     chapters = {c: names for c, names in all_exercises().items() if names}
     for name in sorted(solved - {n for names in chapters.values() for n in names}):
         chapters.setdefault(name.split(".")[0], []).append(name)
@@ -83,8 +84,8 @@ def progress_lines()->list[str]:
     for chapter, names in sorted(chapters.items()):
         marks = " · ".join(f"{'✓' if n in solved else '–'} {n}" for n in names)
         lines.append(f"{chapter:20s} {sum(n in solved for n in names)} of {len(names)}   {marks}")
-    total = sum(len(names) for names in chapters.values())
-    return [*lines, f"{'in all':20s} {len(solved)} of {total}"] if lines else ["no exercise solved yet: open a notebook, fill in a stub, run its cell"]
+    if not lines: return ["no exercise solved yet: open a notebook, fill in a stub, run its cell"]
+    return [*lines, f"{'in all':20s} {len(solved)} of {sum(map(len, chapters.values()))}"]
 
 @dataclass(frozen=True)
 class ExercisesConfig:

@@ -8,13 +8,14 @@ __all__ = ['PRESETS', 'ORDER', 'GPUS', 'SINGLE', 'CHECKPOINTS', 'WATCHING', 'cho
            'fingerprint', 'plan_stages', 'lost_summaries', 'keep_aside', 'set_aside', 'run_stage', 'SpeedrunConfig',
            'begin', 'ending', 'do_stage', 'run_stages', 'speedrun', 'main']
 
-# %% ../nbs/72_speedrun.ipynb #4761168f
+# %% ../nbs/72_speedrun.ipynb #b3258e67
 import contextlib, difflib, hashlib, importlib, io, json, os, re, shutil, signal, subprocess, sys, tempfile, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 import torch, tyro
-from .common import LOCK, TRAIN_LOCK, CourseError, alone, base_dir, load_result, make_or, read_json, run_main, sign, write_json
+from .common import LOCK, TRAIN_LOCK, CourseError, alone, base_dir, load_result, make_or, read_json, run_main
+from .common import sign, write_json
 from .report import STAGES, minutes, write_report
 
 # %% ../nbs/72_speedrun.ipynb #d89123b3
@@ -71,7 +72,7 @@ def choose_preset(
     if gpus: return "gpu", f"{gpus} GPU{'s' if gpus > 1 else ''}"
     return "laptop", f"no GPU, {os.cpu_count()} CPU cores"
 
-# %% ../nbs/72_speedrun.ipynb #945e17c2
+# %% ../nbs/72_speedrun.ipynb #f83daf9f
 GPUS = {"gpu": 1, "8xh100": 8}       # how many a preset is made for; the others need none
 
 def count_gpus(
@@ -81,7 +82,8 @@ def count_gpus(
     "How many processes will share the work. A preset for GPUs never falls back to the CPU."
     need = wanted if wanted > 0 else GPUS.get(name, 0)
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found < need: raise CourseError(f"preset {name} wants {need} GPU{'s' if need > 1 else ''}, torch can use {found} here: {why_so_few(found)}")
+    if found < need:
+        raise CourseError(f"preset {name} wants {need} GPU{'s' if need > 1 else ''}, torch can use {found} here: {why_so_few(found)}")
     return max(1, wanted if wanted > 0 else found if need else 1)
 
 def why_so_few(
@@ -89,14 +91,16 @@ def why_so_few(
 )->str:
     "What stands between torch and the GPUs, and what to do."
     if found: return "choose another preset, or say --gpus with the number that is there"
-    if not (torch.version.cuda or torch.version.hip): return f"this torch, {torch.__version__}, is built for CPUs only; install one with CUDA, or choose preset laptop"
-    try: driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True).stdout.split()
+    if not (torch.version.cuda or torch.version.hip):
+        return f"this torch, {torch.__version__}, is built for CPUs only; install one with CUDA, or choose preset laptop"
+    ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try: driver = subprocess.run(ask, capture_output=True, text=True).stdout.split()
     except OSError: driver = []
     if not driver: return "no NVIDIA driver is at work; install one, or choose preset laptop"
     return (f"nvidia-smi lists {len(driver)} with driver {driver[0]}, and this torch is built for CUDA {torch.version.cuda}; "
             "update the driver (CUDA 13 wants 580 or newer), or install a torch built for an older CUDA")
 
-# %% ../nbs/72_speedrun.ipynb #897e485a
+# %% ../nbs/72_speedrun.ipynb #6117fd83
 def override(
     preset:dict,         # stage -> flags
     settings:tuple=(),   # "stage.flag=value" each
@@ -120,18 +124,19 @@ def parse_flag(
     default = stage_config(stage, {})
     if not hasattr(default, flag):
         near = difflib.get_close_matches(flag, vars(default), 1)
-        raise CourseError(f"{stage} has no flag {flag!r}{f', perhaps you meant {near[0]}' if near else ''}: python -m nanochat_course.{stage} --help lists them")
+        hint = f", perhaps you meant {near[0]}" if near else ""
+        raise CourseError(f"{stage} has no flag {flag!r}{hint}: python -m nanochat_course.{stage} --help lists them")
     value, name = getattr(default, flag), flag.replace("_", "-")
     if isinstance(value, bool):
         if text.lower() not in ("true", "false"): raise CourseError(f"{stage}.{flag}={text}: use true or false")
         return text.lower() == "true"
-    words = text.split(",") if isinstance(value, (tuple, list)) else [text]
-    try: return getattr(tyro.cli(type(default), args=[f"--{name}", *words] if isinstance(value, (tuple, list)) else [f"--{name}={text}"], console_outputs=False), flag)
+    words = [f"--{name}", *text.split(",")] if isinstance(value, (tuple, list)) else [f"--{name}={text}"]
+    try: return getattr(tyro.cli(type(default), args=words, console_outputs=False), flag)
     except SystemExit: raise CourseError(f"{stage}.{flag}={text}: the value must be like its default, {value!r}") from None
 
-# %% ../nbs/72_speedrun.ipynb #22bab0a3
+# %% ../nbs/72_speedrun.ipynb #2ac44420
 SINGLE = ("corpus", "tok_train")      # stages that run as one process on any machine
-CHECKPOINTS = dict(base_train="base", mid_train="mid", chat_sft="chatsft", chat_rl="chatrl")    # stages that train, and their folders
+CHECKPOINTS = dict(base_train="base", mid_train="mid", chat_sft="chatsft", chat_rl="chatrl")    # what trains, and its folder
 
 def torchrun(
     stage:str,  # module name
@@ -140,10 +145,11 @@ def torchrun(
     "The launcher of several processes, patient with those that save and with those that crash."
     from torch.distributed.run import get_args_parser
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
-    wishes = ["--max-restarts=3"] if stage in CHECKPOINTS else []         # a rank that dies: all start again, from the last checkpoint
+    wishes = ["--max-restarts=3"] if stage in CHECKPOINTS else []         # a rank dies: all go on from the last checkpoint
     wishes += ["--shutdown-timeout=120",                                  # seconds to save in, after a signal
-               "--signals-to-handle=SIGTERM,SIGINT,SIGQUIT"]              # a lost connection is our business, see run_stage
-    return ["torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}", *(w for w in wishes if w.split("=")[0] in known), "-m"]
+               "--signals-to-handle=SIGTERM,SIGINT,SIGQUIT"]              # a lost connection is for run_stage
+    wishes = [w for w in wishes if w.split("=")[0] in known]              # older versions know fewer
+    return ["torch.distributed.run", "--standalone", f"--nproc_per_node={nproc}", *wishes, "-m"]
 
 def command_line(
     stage:str,      # module name
@@ -168,7 +174,7 @@ def stage_config(
     name = next(n for n in vars(module) if n.lower() == stage.replace("_", "") + "config")
     return getattr(module, name)(**flags)
 
-# %% ../nbs/72_speedrun.ipynb #ba31aa50
+# %% ../nbs/72_speedrun.ipynb #b68ea9cf
 def ledger_path()->Path: return base_dir() / "report" / "speedrun.json"
 
 def read_ledger()->dict: # stage -> dict(started, spent, set), with fingerprint and seconds if it has finished
@@ -207,7 +213,7 @@ def lost_summaries(
 )->list[Path]:    # in `report/`
     "Summaries of a finished stage that are gone or unreadable: without them the report would be shorter than the run."
     names = [] if stage == "corpus" else [stage]
-    if stage == "chat_eval": names = [f"chat_eval_{source}" for source in stage_config(stage, flags).source.split(",") if source]
+    if stage == "chat_eval": names = [f"chat_eval_{s}" for s in stage_config(stage, flags).source.split(",") if s]
     def there(name):
         with contextlib.suppress(CourseError): return bool(load_result(name))
     return [base_dir() / "report" / f"{name}.json" for name in names if not there(name)]
@@ -232,14 +238,15 @@ def set_aside(
     folders = [base_dir() / f"{CHECKPOINTS[stage]}_checkpoints" / tag] if stage in CHECKPOINTS else []
     return keep_aside(*folders, base_dir() / "report" / f"{stage}.json", base_dir() / "report" / f"{stage}.jsonl")
 
-# %% ../nbs/72_speedrun.ipynb #f0d16866
+# %% ../nbs/72_speedrun.ipynb #88be6176
 def run_stage(
     command:list[str], # from `command_line`
     lock=None,         # open file of our lock: the stage inherits it
     words=None,        # folder for the stage's last words, see `common.last_words`
 )->tuple:              # exit status, and whether somebody asked us to stop
     "Run a stage, its output going where ours goes."
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "NANOCHAT_COURSE_SPEEDRUN": "1"}     # threads that wait shall not keep others from working
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ,             # threads that wait shall not keep others from working
+                   "NANOCHAT_COURSE_SPEEDRUN": "1"}
     if words: environment["NANOCHAT_COURSE_LAST_WORDS"] = str(words)
     asked, process = [], None
     def pass_on(number, frame):
@@ -250,18 +257,19 @@ def run_stage(
     try:
         process = subprocess.Popen(command, env=environment, pass_fds=[lock.fileno()] if lock else ())
         if hangup != signal.SIG_IGN: signal.signal(signal.SIGHUP, pass_on) # unless we were started with nohup
-        if lock: sign(lock, f"stage {command[-1] if len(command) < 3 else ' '.join(w for w in command if w.startswith('nanochat_course.'))}", process.pid, fresh=False)
+        name = next((w for w in command if w.startswith("nanochat_course.")), command[-1])
+        if lock: sign(lock, f"stage {name}", process.pid, fresh=False)
         if signal.SIGTERM in asked: process.terminate()                    # it came before there was a process
         return process.wait(), bool(asked)
     finally:
         for s, handler in {**old, signal.SIGHUP: hangup}.items(): signal.signal(s, handler)
 
-# %% ../nbs/72_speedrun.ipynb #81529c50
+# %% ../nbs/72_speedrun.ipynb #72099a2c
 @dataclass(frozen=True)
 class SpeedrunConfig:
     "Run the whole course, from text to a chat model and a report."
     preset:str="auto"   # "tiny", "laptop", "gpu", "8xh100"; "auto" chooses by hardware
-    set:Annotated[tuple[str, ...], tyro.conf.UseAppendAction]=() # stage.flag=value, for instance base_train.depth=6; may be repeated
+    set:Annotated[tuple[str, ...], tyro.conf.UseAppendAction]=()  # stage.flag=value, as base_train.depth=6; may be repeated
     until:str=""        # stop after this stage, e.g. base_eval; empty: go to the end
     gpus:int=-1         # GPUs to use; -1: all, and at least as many as the preset is made for
     fresh:bool=False    # start over, setting earlier work of this preset aside
@@ -338,12 +346,15 @@ def run_stages(
 
 def speedrun(config:SpeedrunConfig):
     "Run every stage of the course that has not finished yet, then write the report."
-    if config.until and config.until not in ORDER: raise CourseError(f"unknown stage {config.until!r}: choose {', '.join(ORDER)}")
+    if config.until and config.until not in ORDER:
+        raise CourseError(f"unknown stage {config.until!r}: choose {', '.join(ORDER)}")
     (name, why), start = choose_preset(config.preset), time.time()
-    preset, nproc = override(PRESETS[name], config.set), count_gpus(name, config.gpus)
+    preset, nproc = override(PRESETS[name], config.set), 1
+    if config.until not in SINGLE: nproc = count_gpus(name, config.gpus)        # text and tokenizer need none
     with alone(base_dir() / LOCK, "speedrun") as lock:
         with alone(base_dir() / TRAIN_LOCK, "speedrun"): pass               # a stage may have outlived its own driver
-        print(f"preset {name} ({why}); files go to {base_dir()}; stop with Ctrl-C at any time, the same command goes on from there", flush=True)
+        print(f"preset {name} ({why}); files go to {base_dir()}; stop with Ctrl-C at any time, "
+              "the same command goes on from there", flush=True)
         total = run_stages(config, preset, nproc, lock)
         done = f"done up to {config.until}" if config.until else "all done"
         print(f"\n{done}: {minutes(total)} in all stages, {minutes(time.time() - start)} of them now")

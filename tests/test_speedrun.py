@@ -1,6 +1,5 @@
 "One command: presets, ledger, interruption, failure."
-import json, os, re, shutil, signal, subprocess, sys, textwrap, time
-from pathlib import Path
+import os, re, signal, subprocess, sys, time
 
 import pytest
 import torch
@@ -68,10 +67,9 @@ def test_settings_are_typed_and_checked_by_the_stage():
 
 @pytest.mark.parametrize("setting,text", [("depth=3", "write stage.flag=value"), ("pretrain.depth=3", "unknown stage 'pretrain'"), ("base_train.dept=3", "perhaps you meant depth"),
     ("base_train.depth=three", "must be like its default, 4"), ("base_train.depth=3.5", "like its default"), ("base_train.fp8=maybe", "true or false"), ("base_train.depth", "write stage.flag=value")])
-def test_settings_that_are_refused(setting, text, tmp_path):
-    env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path))
-    done = subprocess.run([sys.executable, "-m", "nanochat_course.speedrun", "--preset", "tiny", "--set", "base_train.seed=1", "--set", setting], env=env, capture_output=True, text=True)
-    assert done.returncode == 2 and text in done.stderr and done.stderr.count("\n") == 1 and not done.stdout
+def test_settings_that_are_refused(setting, text):
+    with pytest.raises(CourseError) as e: S.override(S.PRESETS["tiny"], ("base_train.seed=1", setting))
+    assert text in str(e.value) and "\n" not in str(e.value)
 
 
 def test_settings_belong_to_the_run_and_trackers_do_not():
@@ -264,6 +262,14 @@ def test_settings_are_in_the_ledger_and_reach_the_stage(tmp_path):
     assert read_json(tmp_path / "files" / "report" / "speedrun.json")["tok_train"]["set"] == {"tok_train.doc_cap": "5", "tok_train.max-chars": "9"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_gpus_a_preset_for_gpus_makes_its_text_and_stops(tmp_path):
+    script = SCRIPT.replace('"tiny"', '"8xh100"').replace('"tok_train"]', '"tok_train", "base_train"]')
+    status, out, err = run(tmp_path, DONE, script=script)
+    assert status == 2 and "preset 8xh100 wants 8 GPUs, torch can use 0 here" in err and not out and err.count("\n") == 1
+    assert run(tmp_path, DONE, "--until", "tok_train", script=script)[0] == 0
+
+
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "files").write_text("")
     status, _, err = run(tmp_path, DONE)
@@ -330,7 +336,8 @@ def test_outdated_work_is_kept_aside(tmp_path, monkeypatch):
     assert S.set_aside("base_train", "tiny") == []
 
 
-@pytest.mark.parametrize("args,text", [(["--preset", "huge"], "unknown preset"), (["--until", "lunch"], "unknown stage")])
+@pytest.mark.parametrize("args,text", [(["--preset", "huge"], "unknown preset"), (["--until", "lunch"], "unknown stage"),
+                                       (["--set", "tok_train.doc_cap=1", "--set", "tok_train.doc_cup=2"], "perhaps you meant doc_cap")])
 def test_bad_input_is_one_line(args, text, tmp_path):
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path))
     done = subprocess.run([sys.executable, "-m", "nanochat_course.speedrun", *args], env=env, capture_output=True, text=True)
