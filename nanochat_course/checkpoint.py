@@ -6,7 +6,7 @@
 __all__ = ['MODEL', 'OPTIMIZER', 'RNG', 'META', 'SUMS', 'rng_state', 'set_rng_state', 'unwrap', 'optimizer_tensors',
            'load_optimizer_tensors', 'gather_bytes', 'checkpoint_dir', 'step_path', 'all_steps', 'latest_step',
            'tokenizer_checksum', 'save_checkpoint', 'Checkpoint', 'verify', 'load_checkpoint', 'load_latest',
-           'differences', 'fits', 'restore', 'model_config', 'load_model']
+           'differences', 'fits', 'restore', 'unbuildable', 'model_config', 'load_model']
 
 # %% ../nbs/41_checkpoint.ipynb #9243940d
 import hashlib, json, os, random, re, shutil
@@ -243,7 +243,7 @@ def load_latest(
     if chosen == -2: raise CourseError(f"every checkpoint in {directory} is damaged: remove the folder to start again")
     return None if chosen == -1 else load_checkpoint(directory, chosen, check=False)
 
-# %% ../nbs/41_checkpoint.ipynb #bc3f61b2
+# %% ../nbs/41_checkpoint.ipynb #86b7fc33
 def differences(
     saved:dict, # fields of one configuration
     now:dict,   # fields of another
@@ -281,11 +281,16 @@ def restore(
         if optimizer is not None: load_optimizer_tensors(optimizer, model, ckpt.optimizer_state)
         mine = {k.split("/")[1]: v for k, v in ckpt.rng.items() if rt is not None and k.split("/")[0] == str(rt.rank)}
         if mine: set_rng_state(mine, rt)
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as e:
-        why = f"{type(e).__name__}: {e}".splitlines()[0]
+    except (CourseError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as e:
+        why = str(e) if isinstance(e, CourseError) else f"{type(e).__name__}: {e}".splitlines()[0]
         raise CourseError(f"{ckpt.path} does not fit this run ({why}): remove it to use an older checkpoint") from e
 
-# %% ../nbs/41_checkpoint.ipynb #cb328c4c
+# %% ../nbs/41_checkpoint.ipynb #45dc9ddf
+def unbuildable(ckpt:Checkpoint, why:Exception)->CourseError:
+    "The complaint about a configuration that makes no model."
+    why = str(why).splitlines()[0]
+    return CourseError(f"{ckpt.path} describes a model that cannot be built ({why}): remove it to use an older checkpoint")
+
 def model_config(
     ckpt:Checkpoint, # from `load_checkpoint`
 )->GPTConfig:
@@ -303,8 +308,7 @@ def model_config(
         tensors = len(ckpt.model_state)
         if config.n_layer > tensors: raise ValueError(f"{config.n_layer} layers, but {tensors} tensors")
     except (TypeError, ValueError, ArithmeticError, AttributeError) as e:
-        cure = "remove it to use an older checkpoint"
-        raise CourseError(f"{ckpt.path} describes a model that cannot be built ({e}): {cure}") from None
+        raise unbuildable(ckpt, e) from None
     return config
 
 def load_model(
@@ -316,7 +320,9 @@ def load_model(
     ckpt = load_checkpoint(directory, step)
     config = model_config(ckpt)
     with torch.random.fork_rng(devices=[rt.device] if rt.device.type == "cuda" else []):   # loading draws nothing from the caller's generator
-        with torch.device("meta"): model = GPT(config, dtype=rt.dtype)
+        try:
+            with torch.device("meta"): model = GPT(config, dtype=rt.dtype)
+        except (RuntimeError, TypeError) as e: raise unbuildable(ckpt, e) from None
         fits(ckpt, model)                                                                  # before any memory is asked for
         model.to_empty(device=rt.device)
         model.init_weights()

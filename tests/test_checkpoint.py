@@ -135,7 +135,7 @@ def test_no_tensors_behind_right_checksums(trained, data):
     assert "step_000002" in str(e.value) and "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("name,change", [("optimizer", lambda d: {}), ("optimizer", lambda d: {"x": torch.zeros(1)}), ("rng", lambda d: {"0/torch": torch.zeros(3)}),
+@pytest.mark.parametrize("name,change", [("optimizer", lambda d: {"x": torch.zeros(1)}), ("rng", lambda d: {"0/torch": torch.zeros(3)}),
     ("rng", lambda d: dict(d, **{"0/python": torch.tensor([3, 1])})), ("model", lambda d: {k: v.int() for k, v in d.items()}), ("model", lambda d: {}),
     ("optimizer", lambda d: {k: v.reshape(-1)[:1] for k, v in d.items()})])
 def test_tensors_of_another_run_behind_right_checksums(trained, name, change):
@@ -263,7 +263,9 @@ def test_kill_in_mid_write(tmp_path):
     for i in range(6):
         p = subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], stdout=subprocess.PIPE, env=dict(os.environ, OMP_NUM_THREADS="1"))
         p.stdout.readline()
-        time.sleep(0.2 + 0.037 * i)
+        before = C.latest_step(tmp_path)
+        while C.latest_step(tmp_path) == before: time.sleep(.01)             # at work, on a busy machine too
+        time.sleep(0.1 + 0.037 * i)
         p.send_signal(signal.SIGKILL)
         p.wait()
         killed_in_write += any(tmp_path.glob(".step_*"))
@@ -299,7 +301,7 @@ WORLD = """
 def torchrun(script, *args, n=2):
     ports = dict(os.environ, OMP_NUM_THREADS="1")
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", script, *args],
-                          capture_output=True, text=True, timeout=120, env=ports)
+                          capture_output=True, text=True, timeout=280, env=ports)
 
 
 def test_every_rank_has_its_generators_and_hears_of_errors(tmp_path):

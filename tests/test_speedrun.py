@@ -126,10 +126,11 @@ def run(tmp_path, stage_code, *args, wait=True, script=SCRIPT):
     (tmp_path / "stage.py").write_text(stage_code)
     (tmp_path / "run.py").write_text(script.format(stage=str(tmp_path / "stage.py")))
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "files"))
-    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)          # a background job starts with Ctrl-C ignored, and its children too
+    def listen():                                                          # a background job starts with Ctrl-C ignored, one of nohup with SIGHUP
+        for number in (signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
     p = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), *args], env=env, preexec_fn=listen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     if not wait: return p
-    out, err = p.communicate(timeout=120)
+    out, err = p.communicate(timeout=280)
     return p.returncode, out, err
 
 
@@ -168,7 +169,7 @@ if sys.argv[1] == "tok_train":
     p = run(tmp_path, code, wait=False)
     while "waiting" not in p.stdout.readline(): pass
     os.killpg(p.pid, signal.SIGINT)                        # what the terminal does on Ctrl-C
-    assert p.wait(timeout=30) == 130 and (tmp_path / "files" / "saved.txt").exists()
+    assert p.wait(timeout=280) == 130 and (tmp_path / "files" / "saved.txt").exists()
     ledger = read_json(tmp_path / "files" / "report" / "speedrun.json")
     assert "fingerprint" in ledger["corpus"] and "fingerprint" not in ledger["tok_train"]
 
@@ -195,7 +196,7 @@ def test_a_signal_to_the_driver_reaches_the_stage_once(tmp_path, number, group):
     wait_for_stage(p)
     if group and number == signal.SIGTERM: pytest.skip("the stage hears it twice: nobody does that")
     (os.killpg if group else os.kill)(p.pid, number)
-    assert p.wait(timeout=30) == 130 and (tmp_path / "files" / "saved.txt").read_text() == str(int(signal.SIGTERM))
+    assert p.wait(timeout=280) == 130 and (tmp_path / "files" / "saved.txt").read_text() == str(int(signal.SIGTERM))
     assert "fingerprint" not in read_json(tmp_path / "files" / "report" / "speedrun.json")["tok_train"]
 
 
@@ -205,7 +206,7 @@ def test_an_interrupt_of_the_driver_alone_is_remembered(tmp_path):
     p.send_signal(signal.SIGINT)
     time.sleep(.1)
     (tmp_path / "files" / "go").touch()
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=280)
     assert p.returncode == 130 and "interrupted" in err
     assert (tmp_path / "files" / "calls.txt").read_text().split() == ["corpus", "tok_train"]
     ledger = read_json(tmp_path / "files" / "report" / "speedrun.json")
@@ -218,7 +219,7 @@ def test_two_speedruns_at_once(tmp_path):
     status, out, err = run(tmp_path, WAITING)
     assert status == 2 and re.search(r"in use by process \d+ \(stage", err) and err.count("\n") == 1 and "preset" not in out
     (tmp_path / "files" / "go").touch()
-    assert first.wait(timeout=60) == 0 and (tmp_path / "files" / "calls.txt").read_text().split() == ["corpus", "tok_train"]
+    assert first.wait(timeout=280) == 0 and (tmp_path / "files" / "calls.txt").read_text().split() == ["corpus", "tok_train"]
 
 
 def test_the_stage_of_a_killed_driver_keeps_others_out(tmp_path):
@@ -319,7 +320,7 @@ def test_several_ranks_stopped_mistaken_and_crashed(tmp_path, how):
     if how == "stop":
         while not ((files / "waiting0").exists() and (files / "waiting1").exists()): time.sleep(.02); assert p.poll() is None, p.communicate()
         os.kill(p.pid, signal.SIGTERM)
-    out, err = p.communicate(timeout=180)
+    out, err = p.communicate(timeout=280)
     last = err.strip().splitlines()[-1] if err.strip() else ""
     if how == "stop": assert p.returncode == 130 and last.startswith("interrupted") and (files / "saved0").exists() and (files / "saved1").exists(), err
     if how == "mistake": assert p.returncode == 2 and last == "error: base_train ended with status 1, two ranks, one mistake; once mended, the same command goes on from there" and err.count("error: two ranks, one mistake") <= 1
