@@ -121,6 +121,19 @@ run_main(s.speedrun, s.SpeedrunConfig, ["--preset", "tiny", *sys.argv[1:]])
 """
 
 
+started = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_left():
+    "Whatever a test that fails has started ends with it."
+    yield
+    for p in started:
+        try: os.killpg(p.pid, signal.SIGKILL)
+        except ProcessLookupError: pass
+    started.clear()
+
+
 def run(tmp_path, stage_code, *args, wait=True, script=SCRIPT):
     "The real driver, with a stand-in for the stages' programs."
     (tmp_path / "stage.py").write_text(stage_code)
@@ -129,6 +142,7 @@ def run(tmp_path, stage_code, *args, wait=True, script=SCRIPT):
     def listen():                                                          # a background job starts with Ctrl-C ignored, one of nohup with SIGHUP
         for number in (signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
     p = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), *args], env=env, preexec_fn=listen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    started.append(p)
     if not wait: return p
     out, err = p.communicate(timeout=280)
     return p.returncode, out, err
