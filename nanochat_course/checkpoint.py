@@ -6,10 +6,10 @@
 __all__ = ['MODEL', 'OPTIMIZER', 'RNG', 'META', 'SUMS', 'rng_state', 'set_rng_state', 'unwrap', 'optimizer_tensors',
            'load_optimizer_tensors', 'gather_bytes', 'checkpoint_dir', 'step_path', 'all_steps', 'latest_step',
            'tokenizer_checksum', 'save_checkpoint', 'Checkpoint', 'verify', 'load_checkpoint', 'load_latest',
-           'differences', 'restore', 'load_model']
+           'differences', 'fits', 'restore', 'unbuildable', 'model_config', 'load_model']
 
-# %% ../nbs/41_checkpoint.ipynb #a708af13
-import hashlib, json, os, random, shutil
+# %% ../nbs/41_checkpoint.ipynb #9243940d
+import hashlib, json, os, random, re, shutil
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 import torch, torch.distributed as dist
@@ -89,7 +89,7 @@ def gather_bytes(
     dist.all_gather(parts, padded)
     return [bytes(p[:n].tolist()) for p, n in zip(parts, sizes)]
 
-# %% ../nbs/41_checkpoint.ipynb #1ad5542e
+# %% ../nbs/41_checkpoint.ipynb #dbe5f4b8
 MODEL, OPTIMIZER, RNG, META, SUMS = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "meta.json", "SHA256SUMS"
 
 def checkpoint_dir(
@@ -99,6 +99,8 @@ def checkpoint_dir(
     "Where the checkpoints of one model after one stage lie."
     stages = ("base", "mid", "chatsft", "chatrl")
     if stage not in stages: raise CourseError(f"unknown stage {stage!r}: use one of {', '.join(stages)}")
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*", tag):
+        raise CourseError(f"{tag!r} is no name for a model: use letters, digits, dots, - and _, as in d12")
     return base_dir() / f"{stage}_checkpoints" / tag
 
 def step_path(
@@ -111,27 +113,24 @@ def step_path(
 def all_steps(
     directory, # of one run; may be missing
 )->list[int]:  # in order
-    "The steps of all checkpoints that were written to the end."
-    def complete(path):
-        try: return all((path / line.split("  ", 1)[1]).exists() for line in (path / SUMS).read_text().splitlines())
-        except (OSError, IndexError, UnicodeDecodeError): return False
+    "The steps of all checkpoints, by the names of their folders."
     found = Path(directory).glob("step_*") if Path(directory).is_dir() else []
-    return sorted(int(p.name[5:]) for p in found if p.name[5:].isdigit() and complete(p))
+    return sorted(int(p.name[5:]) for p in found if re.fullmatch(r"[0-9]+", p.name[5:]))
 
 def latest_step(
     directory, # of one run; may be missing
 )->int|None:   # None if there is no checkpoint
-    "The newest checkpoint that was written to the end."
+    "The newest checkpoint."
     return max(all_steps(directory), default=None)
 
-# %% ../nbs/41_checkpoint.ipynb #3e004869
+# %% ../nbs/41_checkpoint.ipynb #9074f8f3
 def tokenizer_checksum()->str|None: # None if no tokenizer was trained
     "The checksum of the tokenizer's file, by which a checkpoint knows its tokenizer again."
     path = base_dir() / "tokenizer" / "tokenizer.json"
     return sha256(path) if path.exists() else None
 
 def _remove(path): # first out of sight, then away: a kill in between leaves no half checkpoint under a good name
-    hidden = path.with_name(f".{path.name}.old.tmp")
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     os.replace(path, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 
@@ -140,11 +139,18 @@ def _prune(directory, keep_last, keep): # rank 0 only; `keep` is always kept
     for step in steps[:max(0, len(steps) - keep_last)]:
         if step != keep: _remove(step_path(directory, step))
 
+def _apart(state): # tied weights share their memory, which the file format refuses: each name gets its own numbers
+    seen, out = set(), {}
+    for name, t in state.items():
+        t = t.detach().cpu().contiguous()
+        out[name] = t.clone() if t.numel() and t.data_ptr() in seen else t
+        seen.add(t.data_ptr())
+    return out
+
 def _write(path, tensors, meta): # rank 0 only: one folder, all or nothing
-    for rubbish in path.parent.glob(".step_*.tmp"): shutil.rmtree(rubbish, ignore_errors=True)    # left by a kill
     with atomic_path(path) as tmp:
         tmp.mkdir(parents=True)
-        for name, state in tensors.items(): save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, tmp / name)
+        for name, state in tensors.items(): save_file(_apart(state), tmp / name)
         write_json(tmp / META, meta)
         (tmp / SUMS).write_text("".join(f"{sha256(tmp / n)}  {n}\n" for n in (*tensors, META)))
 
@@ -175,7 +181,7 @@ def save_checkpoint(
     if failed: raise CourseError(f"could not write {path} ({error or 'see rank 0'}): free some space or name another folder; older checkpoints are untouched")
     return path
 
-# %% ../nbs/41_checkpoint.ipynb #3b6fa390
+# %% ../nbs/41_checkpoint.ipynb #a6f62c9b
 @dataclass
 class Checkpoint:
     "One checkpoint in memory."
@@ -191,12 +197,20 @@ def verify(
 ):
     "Compare every file with its checksum; raise `CourseError` naming the first that is missing or damaged."
     path, cure = Path(path), f"remove {path} to use an older checkpoint"
-    try: lines = [line.split("  ", 1) for line in (path / SUMS).read_text().splitlines()]
-    except (OSError, UnicodeDecodeError): raise CourseError(f"{path / SUMS} is missing or unreadable: {cure}") from None
-    if not lines or any(len(l) != 2 for l in lines): raise CourseError(f"{path / SUMS} is damaged: {cure}")
-    for digest, name in lines:
-        if not (path / name).exists(): raise CourseError(f"{path / name} is missing: {cure}")
+    if not (path / SUMS).is_file(): raise CourseError(f"{path / SUMS} is missing: {cure}")
+    try: sums = dict(line.split("  ", 1)[::-1] for line in (path / SUMS).read_text().splitlines())
+    except (ValueError, OSError): raise CourseError(f"{path / SUMS} is damaged: {cure}") from None
+    if set(sums) != {MODEL, OPTIMIZER, RNG, META}:
+        raise CourseError(f"{path / SUMS} is damaged, it must name four files: {cure}")
+    for name, digest in sums.items():
+        if not (path / name).is_file(): raise CourseError(f"{path / name} is missing: {cure}")
         if sha256(path / name) != digest: raise CourseError(f"{path / name} is damaged, its checksum differs: {cure}")
+
+def _read(path, device="cpu"): # name -> tensor
+    try: return load_file(path, device=str(device))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+        why = str(e).splitlines()[0]
+        raise CourseError(f"{path} holds no tensors ({why}): remove {path.parent} to use an older checkpoint") from None
 
 def load_checkpoint(
     directory,       # of one run
@@ -211,8 +225,8 @@ def load_checkpoint(
     path = step_path(directory, steps[-1] if step is None else step)
     if not path.is_dir(): raise CourseError(f"{path} does not exist; checkpoints there: {', '.join(map(str, steps)) or 'none'}")
     if check: verify(path)
-    read = lambda name: load_file(path / name, device=str(device))
-    return Checkpoint(int(path.name[5:]), read(MODEL), read(OPTIMIZER), load_file(path / RNG), read_json(path / META), path)
+    weights, state = _read(path / MODEL, device), _read(path / OPTIMIZER, device)
+    return Checkpoint(int(path.name[5:]), weights, state, _read(path / RNG), read_json(path / META), path)
 
 def load_latest(
     directory,  # of one run; may be missing
@@ -229,7 +243,7 @@ def load_latest(
     if chosen == -2: raise CourseError(f"every checkpoint in {directory} is damaged: remove the folder to start again")
     return None if chosen == -1 else load_checkpoint(directory, chosen, check=False)
 
-# %% ../nbs/41_checkpoint.ipynb #3904cb75
+# %% ../nbs/41_checkpoint.ipynb #86b7fc33
 def differences(
     saved:dict, # fields of one configuration
     now:dict,   # fields of another
@@ -241,6 +255,16 @@ def differences(
     fields = [k for k in {**saved, **now} if saved.get(k, "absent") != now.get(k, "absent")]
     return ", ".join(f"{k} {saved.get(k, 'absent')} there, {now.get(k, 'absent')} here" for k in fields)
 
+def fits(
+    ckpt:Checkpoint,       # from `load_checkpoint`
+    model:torch.nn.Module, # of the same architecture; may be without memory, on the meta device
+):
+    "Refuse a checkpoint whose tensors have other names, shapes or kinds than the model's."
+    kind = lambda t: "numbers" if t.is_floating_point() else str(t.dtype)
+    shapes = lambda state: {k: [*v.shape, kind(v)] for k, v in state.items()}
+    if d := differences(shapes(ckpt.model_state), shapes(model.state_dict())):
+        raise CourseError(f"{ckpt.path} does not fit this model: {d[:200]}")
+
 def restore(
     ckpt:Checkpoint,       # from `load_checkpoint`
     model:torch.nn.Module, # of the same architecture; changed in place
@@ -251,16 +275,42 @@ def restore(
     model, config = unwrap(model), ckpt.meta.get("model_config")
     if config and is_dataclass(getattr(model, "config", None)) and (d := differences(config, asdict(model.config))):
         raise CourseError(f"{ckpt.path} holds another architecture: {d}")
-    shapes = lambda state: {k: list(v.shape) for k, v in state.items()}
-    if d := differences(shapes(ckpt.model_state), shapes(model.state_dict())):
-        raise CourseError(f"{ckpt.path} does not fit this model: {d[:200]}")
+    fits(ckpt, model)
     model.load_state_dict(ckpt.model_state)
-    if optimizer is not None: load_optimizer_tensors(optimizer, model, ckpt.optimizer_state)
-    if rt is not None:
-        mine = {k.split("/")[1]: v for k, v in ckpt.rng.items() if k.split("/")[0] == str(rt.rank)}
+    try:
+        if optimizer is not None: load_optimizer_tensors(optimizer, model, ckpt.optimizer_state)
+        mine = {k.split("/")[1]: v for k, v in ckpt.rng.items() if rt is not None and k.split("/")[0] == str(rt.rank)}
         if mine: set_rng_state(mine, rt)
+    except (CourseError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as e:
+        why = str(e) if isinstance(e, CourseError) else f"{type(e).__name__}: {e}".splitlines()[0]
+        raise CourseError(f"{ckpt.path} does not fit this run ({why}): remove it to use an older checkpoint") from e
 
-# %% ../nbs/41_checkpoint.ipynb #0bd4d37f
+# %% ../nbs/41_checkpoint.ipynb #45dc9ddf
+def unbuildable(ckpt:Checkpoint, why:Exception)->CourseError:
+    "The complaint about a configuration that makes no model."
+    why = str(why).splitlines()[0]
+    return CourseError(f"{ckpt.path} describes a model that cannot be built ({why}): remove it to use an older checkpoint")
+
+def model_config(
+    ckpt:Checkpoint, # from `load_checkpoint`
+)->GPTConfig:
+    "How the model of a checkpoint is built."
+    saved = ckpt.meta.get("model_config")
+    if not isinstance(saved, dict):
+        raise CourseError(f"{ckpt.path} does not say how its model is built: it was not written by a stage of the course")
+    if extra := set(saved) - set(GPTConfig.__dataclass_fields__):
+        raise CourseError(f"{ckpt.path} was written by another version: unknown fields {', '.join(sorted(extra))}")
+    try:
+        config = GPTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+        for name, default in asdict(GPTConfig()).items():
+            value = getattr(config, name)
+            if type(default) is int and type(value) is not int: raise TypeError(f"{name} is {value!r}")
+        tensors = len(ckpt.model_state)
+        if config.n_layer > tensors: raise ValueError(f"{config.n_layer} layers, but {tensors} tensors")
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as e:
+        raise unbuildable(ckpt, e) from None
+    return config
+
 def load_model(
     directory,     # of one run, see `checkpoint_dir`
     rt:Runtime,    # device and compute dtype of the model
@@ -268,13 +318,12 @@ def load_model(
 ):                 # model, tokenizer, meta
     "Build the model that a checkpoint describes, with its tokenizer."
     ckpt = load_checkpoint(directory, step)
-    if "model_config" not in ckpt.meta: raise CourseError(f"{ckpt.path} does not say how its model is built: it was not written by a stage of the course")
-    known = {k for k in GPTConfig.__dataclass_fields__}
-    if extra := set(ckpt.meta["model_config"]) - known:
-        raise CourseError(f"{ckpt.path} was written by another version: unknown fields {', '.join(sorted(extra))}")
-    config = GPTConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in ckpt.meta["model_config"].items()})
+    config = model_config(ckpt)
     with torch.random.fork_rng(devices=[rt.device] if rt.device.type == "cuda" else []):   # loading draws nothing from the caller's generator
-        with torch.device("meta"): model = GPT(config, dtype=rt.dtype)
+        try:
+            with torch.device("meta"): model = GPT(config, dtype=rt.dtype)
+        except (RuntimeError, TypeError) as e: raise unbuildable(ckpt, e) from None
+        fits(ckpt, model)                                                                  # before any memory is asked for
         model.to_empty(device=rt.device)
         model.init_weights()
     restore(ckpt, model)

@@ -4,7 +4,7 @@ import errno, io, os, pty, select, signal, subprocess, sys, time
 
 import pytest, torch
 
-from nanochat_course.chat_cli import Chat, Printer, command, converse, find_model, fit, harmless, pieces
+from nanochat_course.chat_cli import Chat, Printer, command, converse, find_model, fit, harmless, pieces, questions, teachers
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir
 from nanochat_course.gpt import GPT, GPTConfig
@@ -71,6 +71,33 @@ def test_best_stage(house):
     assert find_model(tag="d1") == ("chatsft", house / "chatsft_checkpoints" / "d1")
     for kw in (dict(source="base"), dict(source="chatrl"), dict(tag="d9")):
         with pytest.raises(CourseError): find_model(**kw)
+
+
+def test_outside_the_repository_the_installed_command_is_named(tmp_path):
+    r = run("-p", "hi", house=tmp_path / "none", cwd=tmp_path)
+    assert "nanochat-speedrun trains one" in r.stderr and "make" not in r.stderr
+
+
+@pytest.mark.parametrize("tag", ["../base_checkpoints/d1", "/abs", "d*", ".", "..", ""])
+def test_a_name_is_a_name(house, tag):
+    "A tag with a path or a pattern in it finds nothing; without one, what was set aside is not found."
+    aside = house / "chatrl_checkpoints" / "d1.old-20260101-000000"
+    (aside / "step_000001").mkdir(parents=True, exist_ok=True)
+    if tag:
+        with pytest.raises(CourseError, match="no chat model with tag"): find_model(tag=tag)
+    else: assert find_model()[0] == "chatsft"
+    assert find_model(tag=aside.name) == ("chatrl", aside)
+
+
+def test_examples_are_questions_of_the_training(house):
+    config = dict(identity_epochs=1, docstring_epochs=0, spelling_epochs=2, sums_epochs=.5, lettercount_epochs=0, wordproblems_epochs=0, no_such_flag=3)
+    tasks = teachers("mid", "d1", dict(config=config))
+    assert [type(t).__name__ for t in tasks] == ["IdentityTask", "SpellingTask", "SumsTask"]
+    known = {t[i]["messages"][0]["content"] for t in tasks for i in range(len(t))}
+    for _ in range(5):
+        asked = questions(tasks)
+        assert len(asked) == 3 and set(asked) <= known
+    assert teachers("mid", "d1", {}) == teachers("chatrl", "d1", dict(config=config)) == []      # this house's SFT model says nothing
 
 
 def test_base_model_only(house, tmp_path, monkeypatch):
@@ -174,6 +201,9 @@ def test_context_overflow_drops_whole_turns(capsys):
 
 def test_commands():
     c = chat_with([])
+    assert "does not say" in command(c, "/examples")
+    c.examples = lambda: ["Who are you?", "What is 1 + 1?"]
+    assert command(c, "/examples") == "  Who are you?\n  What is 1 + 1?"
     assert command(c, "/temperature 0") == "temperature 0" and c.temperature == 0
     assert command(c, "/top-k 0") == "top-k all" and command(c, "/quit") is None
     c.messages = [dict(role="user", content="x")]

@@ -84,7 +84,7 @@ def test_keep_last_and_latest(trained):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "meta.json", "SHA256SUMS"])
-@pytest.mark.parametrize("how", ["flip first", "flip middle", "truncate", "empty"])
+@pytest.mark.parametrize("how", ["flip first", "flip middle", "truncate", "empty", "gone", "a folder"])
 def test_damage_is_named_and_passed_over(trained, name, how, capsys):
     run, model, optimizer = trained
     path = run / "step_000002" / name
@@ -92,11 +92,15 @@ def test_damage_is_named_and_passed_over(trained, name, how, capsys):
     if how == "flip first": data[0] ^= 0x20 if name != "SHA256SUMS" else 0x01
     elif how == "flip middle": data[len(data) // 2] ^= 0x01
     else: data = data[:len(data) // 2] if how == "truncate" else b""
-    path.write_bytes(data)
+    path.unlink()
+    if how == "a folder": path.mkdir()
+    elif how != "gone": path.write_bytes(data)
     with pytest.raises(CourseError) as e: C.load_checkpoint(run, 2)
     assert "step_000002" in str(e.value) and "\n" not in str(e.value)
     if name != "SHA256SUMS": assert name in str(e.value)
+    with pytest.raises(CourseError, match="step_000002"): C.load_checkpoint(run)      # the newest is not passed over in silence
     assert C.load_latest(run, RT).step == 1
+    assert "step_000002" in capsys.readouterr().out
 
 
 def test_every_checkpoint_damaged(trained):
@@ -106,6 +110,79 @@ def test_every_checkpoint_damaged(trained):
     assert C.load_latest(run / "nowhere", RT) is None
     with pytest.raises(CourseError, match="no checkpoint"): C.load_checkpoint(run / "nowhere")
     with pytest.raises(CourseError, match="checkpoints there: 1, 2"): C.load_checkpoint(run, 77)
+
+
+@pytest.mark.parametrize("line", ["{0}  meta.json", "{0}  meta.json\n{0}  ../step_000001/meta.json", "{0}  meta.json\n{0}  pipe", ""])
+def test_a_list_that_vouches_for_too_little(trained, line):
+    "A SHA256SUMS without the weights would let any weights pass; a pipe named in it would be waited for."
+    run, *_ = trained
+    folder = run / "step_000002"
+    os.mkfifo(folder / "pipe")
+    (folder / "SHA256SUMS").write_text(line.format(C.sha256(folder / "meta.json")) + "\n" if line else "")
+    with pytest.raises(CourseError, match="SHA256SUMS"): C.verify(folder)
+
+
+def sealed(folder): # right checksums for whatever lies there now
+    (folder / "SHA256SUMS").write_text("".join(f"{C.sha256(folder / n)}  {n}\n" for n in ("model.safetensors", "optimizer.safetensors", "rng.safetensors", "meta.json")))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 8, b"\xff" * 16, b"\x02\0\0\0\0\0\0\0{}x", b"\x02\0\0\0\0\0\0\0[]"], ids=repr)
+def test_no_tensors_behind_right_checksums(trained, data):
+    run, *_ = trained
+    (run / "step_000002" / "model.safetensors").write_bytes(data)
+    sealed(run / "step_000002")
+    with pytest.raises(CourseError) as e: C.restore(C.load_checkpoint(run), *make(), RT)
+    assert "step_000002" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name,change", [("optimizer", lambda d: {"x": torch.zeros(1)}), ("rng", lambda d: {"0/torch": torch.zeros(3)}),
+    ("rng", lambda d: dict(d, **{"0/python": torch.tensor([3, 1])})), ("model", lambda d: {k: v.int() for k, v in d.items()}), ("model", lambda d: {}),
+    ("optimizer", lambda d: {k: v.reshape(-1)[:1] for k, v in d.items()})])
+def test_tensors_of_another_run_behind_right_checksums(trained, name, change):
+    from safetensors.torch import load_file, save_file
+    run, *_ = trained
+    path = run / "step_000002" / f"{name}.safetensors"
+    save_file(change(load_file(path)), path)
+    sealed(run / "step_000002")
+    with pytest.raises(CourseError) as e: C.restore(C.load_checkpoint(run), *make(), RT)
+    assert "step_000002" in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("meta", [{}, [], None, {"model_config": 3}, {"model_config": {}}, {"model_config": {"n_layer": 10**9}}, {"model_config": {"n_embd": 10**9 * 4}},
+    {"model_config": {"n_layer": "2"}}, {"model_config": {"n_head": 2.5}}, {"model_config": {"n_head": 0}}, {"model_config": {"window_pattern": ["L"]}}, {"model_config": {"colour": 1}}], ids=str)
+def test_models_that_cannot_be_built(trained, meta):
+    run, *_ = trained
+    path = run / "step_000002" / "meta.json"
+    old = json.loads(path.read_text())
+    if isinstance(meta, dict) and isinstance(meta.get("model_config"), dict) and meta["model_config"]: meta = dict(old, model_config=dict(old["model_config"], **meta["model_config"]))
+    path.write_text(json.dumps(meta))
+    sealed(run / "step_000002")
+    with pytest.raises(CourseError) as e: C.load_model(run, RT)
+    assert "\n" not in str(e.value)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(8, 4), torch.nn.Linear(4, 8, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_tied_weights(tmp_path):
+    "One tensor under two names is stored under both, and is one tensor again afterwards."
+    seed_everything(0)
+    model, again = Tied(), Tied()
+    C.save_checkpoint(tmp_path, 1, model, torch.optim.AdamW(model.parameters()), meta={}, rt=RT)
+    C.restore(C.load_checkpoint(tmp_path), again)
+    assert same(model, again) and again.head.weight is again.embed.weight
+
+
+@pytest.mark.parametrize("tag", ["", ".", "..", "a/b", "../../escape", "/abs", "a b", "t*", "a\nb", "\\", "-"])
+def test_names_that_are_no_names(tag):
+    with pytest.raises(CourseError, match="no name for a model"): C.checkpoint_dir("base", tag)
+
+
+def test_names_that_are(): assert [C.checkpoint_dir("base", t).name for t in ("d12", "my-run_2.1", ".x", "größe")] == ["d12", "my-run_2.1", ".x", "größe"]
 
 
 @contextmanager
@@ -186,7 +263,9 @@ def test_kill_in_mid_write(tmp_path):
     for i in range(6):
         p = subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], stdout=subprocess.PIPE, env=dict(os.environ, OMP_NUM_THREADS="1"))
         p.stdout.readline()
-        time.sleep(0.2 + 0.037 * i)
+        before = C.latest_step(tmp_path)
+        while C.latest_step(tmp_path) == before: time.sleep(.01)             # at work, on a busy machine too
+        time.sleep(0.1 + 0.037 * i)
         p.send_signal(signal.SIGKILL)
         p.wait()
         killed_in_write += any(tmp_path.glob(".step_*"))
@@ -222,7 +301,7 @@ WORLD = """
 def torchrun(script, *args, n=2):
     ports = dict(os.environ, OMP_NUM_THREADS="1")
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", script, *args],
-                          capture_output=True, text=True, timeout=120, env=ports)
+                          capture_output=True, text=True, timeout=280, env=ports)
 
 
 def test_every_rank_has_its_generators_and_hears_of_errors(tmp_path):

@@ -1,5 +1,5 @@
 "The ground floor: files, logs, runtime, commands, exercises."
-import json, os, signal, subprocess, sys, textwrap, time
+import json, os, signal, socket, subprocess, sys, textwrap, time
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ def test_killed_writer_leaves_the_old_file_whole(tmp_path):
         time.sleep(wait)
         p.send_signal(signal.SIGKILL)
         p.wait()
-        assert len(read_json(path)) in (1000, 200000)
+        assert len(read_json(path, list)) in (1000, 200000)
 
 
 def test_full_disk_is_an_error_and_the_old_file_stays(tmp_path):
@@ -55,13 +55,115 @@ def test_full_disk_is_an_error_and_the_old_file_stays(tmp_path):
         except OSError as e: print("OSError")
     """)
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "OSError\n"
-    assert read_json(path) == [1] and len(list(tmp_path.iterdir())) == 1
+    assert read_json(path, list) == [1] and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "\x00\x01", '{"a": 1'])
+@pytest.mark.parametrize("content", ["", "{", "\x00\x01", '{"a": 1', "[1]", "null", "3", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"], ids=lambda c: repr(c[:8]))
 def test_broken_json_is_named(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(CourseError, match="x.json"): read_json(tmp_path / "x.json")
+    with pytest.raises(CourseError, match="x.json") as e: read_json(tmp_path / "x.json")
+    assert "\n" not in str(e.value)
+
+
+def test_a_folder_in_the_place_of_a_json_file(tmp_path):
+    with pytest.raises(CourseError, match="is a folder"): read_json(tmp_path)
+
+
+def gone(): # the number of a process that has just ended
+    p = subprocess.Popen(["true"])
+    p.wait()
+    return p.pid
+
+
+def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path):
+    dead, host = gone(), socket.gethostname()
+    for name in (f".a.json.{dead}.tmp", f".b.{dead}@{host}.tmp"): (tmp_path / name).mkdir()
+    kept = [f".c.{os.getppid()}@{host}.tmp", f".d.{dead}@elsewhere.tmp", ".mine.tmp", "e.tmp"]
+    for name in kept: (tmp_path / name).write_text("x")
+    write_json(tmp_path / "new.json", {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, "new.json"])
+
+
+WATCH = "import os, sys\nprint('go', flush=True)\nmissing = 0\nwhile not os.path.exists(sys.argv[2]): missing += not os.path.exists(sys.argv[1])\nprint(missing)"
+
+
+def test_a_folder_is_there_at_every_moment_of_its_replacement(tmp_path):
+    path, end = tmp_path / "model", tmp_path / "end"
+    def write(n):
+        with atomic_path(path) as tmp:
+            tmp.mkdir()
+            for i in range(20): (tmp / str(i)).write_text(str(n))
+    write(0)
+    if not common.exchange(path, path): pytest.skip("this system cannot exchange two names in one step")
+    watcher = subprocess.Popen([sys.executable, "-c", WATCH, str(path), str(end)], stdout=subprocess.PIPE, text=True)
+    assert watcher.stdout.readline() == "go\n"
+    for n in range(1, 200): write(n)
+    end.touch()
+    assert watcher.communicate()[0] == "0\n" and (path / "7").read_text() == "199" and sorted(p.name for p in tmp_path.iterdir()) == ["end", "model"]
+
+
+def test_without_exchange_a_kill_between_the_renames_loses_nothing(tmp_path):
+    code = textwrap.dedent("""
+        import os, sys
+        from pathlib import Path
+        from nanochat_course import common
+        common.exchange = lambda a, b: False
+        def write(text):
+            with common.atomic_path(Path(sys.argv[1])) as tmp:
+                tmp.mkdir()
+                (tmp / "f").write_text(text)
+        write("old")
+        rename, calls = os.replace, []
+        def dies(a, b):
+            if calls: os.kill(os.getpid(), 9)
+            calls.append(rename(a, b))
+        os.replace = dies
+        write("new")
+    """)
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")]).returncode == -9
+    assert not (tmp_path / "model").exists()
+    write_json(tmp_path / "other.json", {})
+    assert (tmp_path / "model" / "f").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+
+
+HOLD = "import sys, time\nfrom nanochat_course.common import alone\nwith alone(sys.argv[1], 'a test'): print('held', flush=True); time.sleep(60)"
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
+    lock = tmp_path / ".lock"
+    p = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    assert p.stdout.readline() == "held\n"
+    with pytest.raises(CourseError, match=rf"in use by process {p.pid} \(a test\)"):
+        with common.alone(lock, "another"): pass
+    p.kill()
+    p.wait()
+    with common.alone(lock, "another"): assert lock.read_text().startswith(f"{os.getpid()} ")
+
+
+def test_a_child_holds_the_lock_of_its_dead_parent(tmp_path):
+    lock = tmp_path / ".lock"
+    code = textwrap.dedent("""
+        import os, subprocess, sys
+        from nanochat_course.common import alone, sign
+        with alone(sys.argv[1], "parent") as f:
+            child = subprocess.Popen(["sleep", "300"], pass_fds=[f.fileno()], stdout=subprocess.DEVNULL)
+            sign(f, "the child", child.pid, fresh=False)
+            print(child.pid, flush=True)
+            os.kill(os.getpid(), 9)
+    """)
+    child = int(subprocess.run([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True).stdout)
+    try:
+        with pytest.raises(CourseError, match=rf"process {child} \(the child\)"):
+            with common.alone(lock, "another"): pass
+    finally: os.kill(child, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsys):
+    import errno, fcntl
+    def refuse(*_): raise OSError(errno.ENOTSUP, "Operation not supported")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with common.alone(tmp_path / ".lock", "a test"): pass
+    assert capsys.readouterr().err == f"warning: {tmp_path} has no locks (Operation not supported): let no other run write to it\n"
 
 
 def test_run_log_resumes_and_forgives_a_cut_line(tmp_path):
@@ -71,6 +173,42 @@ def test_run_log_resumes_and_forgives_a_cut_line(tmp_path):
     RunLog(log.path, resume_step=3).log(3, loss=9.0)
     records = read_log(log.path)
     assert [r["step"] for r in records] == [0, 1, 2, 3] and records[-1]["loss"] == 9.0
+
+
+def test_run_log_outlives_garbage(tmp_path):
+    "A damaged log must not keep a run from going on."
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 0, "loss": 1}\n\xff\xfe\x00\nnull\n[1]\n{"loss": 2}\n{"step": "1"}\n{"step": true}\n' + b"[" * 100_000 + b'\n{"step": 1, "loss": 3}\n')
+    assert read_log(path) == [{"step": 0, "loss": 1}, {"step": 1, "loss": 3}]
+    RunLog(path, resume_step=1).log(1, loss=4)
+    assert read_log(path) == [{"step": 0, "loss": 1}, {"step": 1, "loss": 4}]
+
+
+def test_summaries_find_their_log_wherever_the_folder_goes(tmp_path, monkeypatch):
+    from dataclasses import dataclass
+    @dataclass(frozen=True)
+    class Config: x: int = 1
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "here"))
+    log = RunLog(common.base_dir() / "report" / "base_train.jsonl")
+    common.save_result("base_train", Config(), Runtime(torch.device("cpu"), torch.float32), 1., log=str(log.path))
+    assert common.load_result("base_train")["log"] == str(log.path) and str(tmp_path) not in json.dumps(read_json(log.path.with_suffix(".json"))["log"])
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "there"))
+    assert Path(common.load_result("base_train")["log"]).is_file()
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    ids = []
+    for resume in (None, 3, None):
+        log = RunLog(tmp_path / "base_train.jsonl", resume_step=resume, tracker="wandb", run="test")
+        log.log(1, loss=2.)
+        ids.append((tmp_path / "base_train.wandb").read_text())
+        import wandb
+        wandb.finish()
+    assert ids[0] == ids[1] != ids[2]
 
 
 def test_unknown_tracker_and_dtype_are_refused(tmp_path):
@@ -107,12 +245,13 @@ def test_runtime_in_real_processes(tmp_path, world):
         (tmp_path / "port").write_text(str(s.getsockname()[1]))
     mp.spawn(_reduce, (world, str(tmp_path)), nprocs=world)
     total = sum(range(1, world + 1))
-    for r in range(world): assert read_json(tmp_path / f"{r}.json") == [total, total / world, world, 1, r + 1, r == 0]
+    for r in range(world): assert read_json(tmp_path / f"{r}.json", list) == [total, total / world, world, 1, r + 1, r == 0]
 
 
 COMMAND = """
+import os, sys, torch
 from dataclasses import dataclass
-from nanochat_course.common import CourseError, run_main
+from nanochat_course.common import CourseError, base_dir, run_main
 @dataclass(frozen=True)
 class Config:
     "c"
@@ -121,16 +260,83 @@ def stage(config):
     "Say hello."
     if config.depth == 13: raise CourseError("depth 13 is bad luck: choose 12")
     if config.depth == 14: raise KeyboardInterrupt
+    if config.depth == 15: open("/dev/full", "w").write("x" * 100_000)
+    if config.depth == 16: raise MemoryError
+    if config.depth == 17: torch.empty(2**50)
+    if config.depth == 18: base_dir()
+    if config.depth == 19: open("/nowhere/at/all")
+    if config.depth == 20: raise RuntimeError("a fault of ours")
     print(config.depth)
 run_main(stage, Config)
 """
 
 
-@pytest.mark.parametrize("flag,status,text", [("4", 0, "4"), ("13", 2, "error: depth 13 is bad luck: choose 12"), ("14", 130, "interrupted"), ("x", 2, "depth")])
-def test_run_main_statuses(flag, status, text):
-    done = subprocess.run([sys.executable, "-c", COMMAND, "--depth", flag], capture_output=True, text=True)
+@pytest.mark.parametrize("flag,status,text", [("4", 0, "4"), ("13", 2, "error: depth 13 is bad luck: choose 12"), ("14", 130, "interrupted"), ("x", 2, "depth"),
+    ("15", 2, "error: No space left on device"), ("16", 2, "error: out of memory"), ("17", 2, "error: out of memory"), ("18", 2, "is not a folder"), ("19", 2, "/nowhere/at/all")])
+def test_run_main_statuses(flag, status, text, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = subprocess.run([sys.executable, "-c", COMMAND, "--depth", flag], env=dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "file")), capture_output=True, text=True)
     assert done.returncode == status and text in done.stdout + done.stderr and "Traceback" not in done.stderr
-    if status == 2 and flag == "13": assert done.stderr.strip().count("\n") == 0
+    if status == 2 and flag != "x": assert done.stderr.strip().count("\n") == 0 and done.stderr.startswith("error: ")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    done = subprocess.run([sys.executable, "-c", COMMAND, "--depth", "20"], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "a fault of ours" in done.stderr
+
+
+def test_output_that_knows_only_ascii():
+    code = COMMAND.replace("print(config.depth)", "print('4 · 5')")
+    done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ, PYTHONIOENCODING="ascii"), capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "4 ? 5\n"
+
+
+def test_the_name_that_was_typed_is_the_name_in_the_help(tmp_path):
+    program = tmp_path / "nanochat-something"
+    program.write_text(COMMAND)
+    assert "usage: nanochat-something" in subprocess.run([sys.executable, str(program), "--help"], capture_output=True, text=True).stdout
+
+
+RANKS = """
+import os, sys
+from dataclasses import dataclass
+from pathlib import Path
+from nanochat_course.common import CourseError, run_main
+@dataclass(frozen=True)
+class Config:
+    how:str=""
+def stage(config):
+    "One of several."
+    with open(sys.argv[0] + ".calls", "a") as f: f.write(os.environ["RANK"])
+    if config.how == "mistake": raise CourseError("no corpus here: make one")
+    if config.how == "crash" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0": os.kill(os.getpid(), 9)
+run_main(stage, Config)
+"""
+
+
+@pytest.mark.parametrize("how,status,calls", [("mistake", 1, 2), ("crash", 0, 4)])
+def test_ranks_say_a_mistake_once_and_are_not_started_again_for_it(tmp_path, how, status, calls):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2", str(script), "--how", how],
+                          env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=280)
+    assert done.returncode == status and done.stderr.count("error: no corpus here: make one\n") == (how == "mistake"), done.stderr[-2000:]
+    assert calls - 1 <= len((tmp_path / "ranks.py.calls").read_text()) <= calls      # the second rank may be ended before it begins
+
+
+TRAINS = COMMAND.replace("    depth:int=4", "    save_every:int=4 # steps\n    depth:int=4").replace("print(config.depth)", "print('at work', flush=True); __import__('time').sleep(60)")
+
+
+def test_two_commands_that_train_do_not_share_a_folder(tmp_path):
+    env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path))
+    first = subprocess.Popen([sys.executable, "-c", TRAINS], env=env, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "at work\n"
+    second = subprocess.run([sys.executable, "-c", TRAINS], env=env, capture_output=True, text=True, timeout=280)
+    assert second.returncode == 2 and f"in use by process {first.pid}" in second.stderr and second.stderr.count("\n") == 1
+    first.kill()
+    first.wait()
+    third = subprocess.run([sys.executable, "-c", TRAINS, "--depth", "13"], env=env, capture_output=True, text=True, timeout=280)
+    assert "depth 13 is bad luck" in third.stderr
 
 
 def test_help_comes_from_field_comments(tmp_path):
@@ -152,6 +358,28 @@ def test_exercise_verdicts(capsys, monkeypatch, tmp_path):
     assert is_stub(stub) and is_stub(stub_doc) and not is_stub(lambda x: x) and not is_stub(lambda x: 1)
     with pytest.raises(AssertionError, match="a wrong answer passes"): check.verify(lambda x: x * x, wrong=[lambda x: x + x])
     with pytest.raises(AssertionError, match="the solution is rejected"): check.verify(lambda x: x, wrong=[])
+
+
+def test_progress_by_chapter(tmp_path, monkeypatch):
+    "What was solved, from a file that somebody's editor has damaged; inside the repository with what is still open."
+    here = Path(__file__).resolve().parent.parent
+    (tmp_path / "progress.jsonl").write_bytes(b'{"exercise": "10.1 a", "time": 1}\n\xff\nnull\n{"exercise": 3}\n{"exercise": "00.1 global mean"}\n{"exercise": "10.1 a"}\n{"exerc')
+    def listed(folder):
+        env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path), PYTHONPATH=str(here), PYTHONIOENCODING="utf-8")
+        return subprocess.run([sys.executable, "-m", "nanochat_course.exercises"], env=env, cwd=folder, capture_output=True, text=True).stdout.splitlines()
+    outside, inside = listed(tmp_path), listed(here)
+    assert [line.split(maxsplit=4) for line in outside] == [["00", "1", "of", "1", "✓ 00.1 global mean"], ["10", "1", "of", "1", "✓ 10.1 a"], ["in", "all", "2", "of", "2"]]
+    assert any(line.startswith("00_common ") and "1 of 2" in line and "✓ 00.1 global mean · – 00.2" in line for line in inside)
+    assert int(inside[-1].split()[-1]) > 60
+
+
+def test_an_answer_counts_where_nothing_can_be_written(tmp_path, monkeypatch, capsys):
+    (tmp_path / "progress.jsonl").mkdir()
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    @exercise("t")
+    def check(f): assert f(2) == 4
+    check(lambda x: x * x)
+    assert capsys.readouterr().out.splitlines() == ["t: solved", "(not remembered: Is a directory)"]
 
 
 def test_peak_memory_is_in_bytes():

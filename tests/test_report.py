@@ -30,7 +30,7 @@ def run(tmp_path, monkeypatch):
 
 def test_page_needs_no_other_file_and_no_network(run):
     text = R.write_report().read_text()
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', text) and "url(" not in text and text.count("data:image/png;base64,") == 3
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text) and "url(" not in text and text.count("data:image/png;base64,") == 4
     markdown = (run / "report" / "report.md").read_text()
     for figure in re.findall(r"\]\((figures/[^)]+)\)", markdown): assert (run / "report" / figure).stat().st_size > 1000
 
@@ -57,7 +57,51 @@ def test_metric_table_has_dashes_and_intervals(run):
     results = {s: R.load_result(s) for s in R.STAGES if R.load_result(s)}
     table = R.metric_table(results)
     assert table[0] == ["metric", "base", "RL"]
-    assert ["val_bpb", "2.5", "–"] in table and ["sums", "0 (0 to 0.1)", "0.5 (0.4 to 0.6)"] in table
+    assert ["held-out text, bits per byte", "2.5", "–"] in table and ["sums · right", "0 (0 to 0.1)", "0.5 (0.4 to 0.6)"] in table
+
+
+def test_one_line_a_metric_with_what_was_before():
+    mid = dict(metrics={"assistant_loss": 3., "sums": 4., "before": {"assistant_loss": 6., "sums": 7.}, "tokens": 5})
+    rl = dict(metrics={"sums pass@1": .5, "sums pass@1 before": .25})
+    table = R.metric_table(dict(mid_train=mid, chat_rl=rl))
+    assert table == [["metric", "mid", "RL"], ["held-out answers, nats a token", "3 (before: 6)", "–"], ["sums pass@1", "–", "0.5 (before: 0.25)"]]      # a loss on sums is no share of right sums
+
+
+@pytest.mark.parametrize("question,right,wrong", [("Who are you?", "I am Nano, a model.", "I am a cat."), ("What is 12 + 7?", "2+7=9,1+0=1:19", "12"), ("How do you spell computer?", "c o m p u t e r", "c o m p u t"),
+    ("How many e are in between?", "be 1 tw 1 een 3 = 3", "be 1 wn = 1"), ("What does len do?", "Return the number of items in a container.", "Return."), ("Explain str.upper.", "Return a copy of the string converted to uppercase", "x"),
+    ("Ada has 12 apples. Ada buys 30 more. How many apples does Ada have?", "[12+30]→42 42", "43")])
+def test_marks(question, right, wrong):
+    from nanochat_course.mid_train import PROMPTS
+    assert question in PROMPTS and R.is_right(question, right) is True and R.is_right(question, wrong) is False
+    assert R.is_right("The cat", "sat") is None and R.marked("The cat", "sat") == "sat" and R.marked(question, wrong) == "✗ " + wrong
+
+
+def test_every_question_that_stages_are_asked_gets_a_mark():
+    from nanochat_course.mid_train import PROMPTS
+    assert all(R.is_right(p, "") is False for p in PROMPTS)
+
+
+def test_pictures_come_before_numbers_and_a_price_only_with_a_dollar(run):
+    "The curve of pretraining, the bars of the stages, then the first table."
+    R.write_report()
+    page = (run / "report" / "report.md").read_text()
+    assert page.index("figures/base_train_loss.png") < page.index("figures/stages.png") < page.index("| metric |") and "H100" not in page
+    rich = dict(base_train=dict(R.load_result("base_train"), flops=4e19))
+    assert "H100" in R.to_markdown(R.cost_blocks(rich)) and R.cost_blocks(dict(base_train=dict(R.load_result("base_train"), flops=4e15))) == []
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", '{"metrics": {}}'])
+def test_a_summary_that_is_none_is_named(run, text):
+    (run / "report" / "base_train.json").write_text(text)
+    with pytest.raises(CourseError, match="base_train.json"): R.write_report()
+
+
+def test_a_moved_folder_keeps_its_curves(run, monkeypatch):
+    (run / "report").rename(run / "moved")
+    (run / "elsewhere").mkdir()
+    (run / "moved").rename(run / "elsewhere" / "report")
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(run / "elsewhere"))
+    assert R.write_report().read_text().count("data:image/png;base64,") == 4
 
 
 def test_without_a_run_it_says_so(tmp_path, monkeypatch):

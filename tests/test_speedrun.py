@@ -1,9 +1,10 @@
 "One command: presets, ledger, interruption, failure."
-import os, signal, subprocess, sys
+import os, re, signal, subprocess, sys, time
 
 import pytest
+import torch
 
-from nanochat_course import speedrun as S
+from nanochat_course import common, speedrun as S
 from nanochat_course.common import CourseError, read_json, write_json
 
 
@@ -24,7 +25,79 @@ def test_choice_by_hardware_and_by_name():
 def test_commands_are_the_ones_a_person_would_type():
     one, eight = S.command_line("base_train", dict(depth=24, fp8=True), 1), S.command_line("base_train", dict(depth=24, fp8=False), 8)
     assert one[1:] == ["-m", "nanochat_course.base_train", "--depth", "24", "--fp8"]
-    assert eight[1:] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=8", "-m", "nanochat_course.base_train", "--depth", "24", "--no-fp8"]
+    assert eight[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=8"]
+    assert eight[-5:] == ["-m", "nanochat_course.base_train", "--depth", "24", "--no-fp8"] and "--max-restarts=3" in eight
+    assert "--max-restarts=3" not in S.command_line("base_eval", {}, 8)
+    from torch.distributed.run import get_args_parser
+    get_args_parser().parse_args(eight[3:])                                # torchrun knows every option
+
+
+def fake_gpus(monkeypatch, count, cuda="13.0"):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+
+
+def test_a_preset_for_gpus_never_runs_on_a_cpu(monkeypatch, tmp_path):
+    fake_gpus(monkeypatch, 8)
+    assert [S.count_gpus(n) for n in ("tiny", "laptop", "gpu", "8xh100")] == [1, 1, 8, 8] and S.count_gpus("8xh100", 1) == 1
+    fake_gpus(monkeypatch, 4)
+    assert S.count_gpus("gpu") == 4 and S.count_gpus("8xh100", 4) == 4
+    for name, wanted in (("8xh100", -1), ("gpu", 5)):
+        with pytest.raises(CourseError, match=f"wants {max(wanted, 8 if wanted < 0 else 0)} GPUs, torch can use 4"): S.count_gpus(name, wanted)
+    fake_gpus(monkeypatch, 0, None)
+    assert S.count_gpus("laptop") == 1
+    with pytest.raises(CourseError, match="built for CPUs only"): S.count_gpus("gpu")
+    fake_gpus(monkeypatch, 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CourseError, match="no NVIDIA driver"): S.count_gpus("gpu")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf '535.104.05\\n535.104.05\\n'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    with pytest.raises(CourseError, match="lists 2 with driver 535.104.05, and this torch is built for CUDA 13.0"): S.count_gpus("8xh100")
+
+
+def test_settings_are_typed_and_checked_by_the_stage():
+    preset = S.override(S.PRESETS["tiny"], ("base_train.depth=3", "base_train.total-batch-size=2048", "mid_train.identity_epochs=0.5", "base_train.fp8=TRUE",
+                                            "base_train.tracker=wandb", "chat_rl.save_every=-1", "corpus.source=a=b.txt", "base_train.model_tag="))
+    assert preset["base_train"] | dict(depth=3, total_batch_size=2048, fp8=True, tracker="wandb", model_tag="") == preset["base_train"]
+    assert preset["mid_train"]["identity_epochs"] == 0.5 and preset["chat_rl"]["save_every"] == -1 and preset["corpus"] == dict(source="a=b.txt")
+    assert S.PRESETS["tiny"]["base_train"]["depth"] == 2 and "corpus" not in S.PRESETS["tiny"]
+    for stage, flags in preset.items(): S.stage_config(stage, flags)
+
+
+@pytest.mark.parametrize("setting,text", [("depth=3", "write stage.flag=value"), ("pretrain.depth=3", "unknown stage 'pretrain'"), ("base_train.dept=3", "perhaps you meant depth"),
+    ("base_train.depth=three", "must be like its default, 4"), ("base_train.depth=3.5", "like its default"), ("base_train.fp8=maybe", "true or false"), ("base_train.depth", "write stage.flag=value")])
+def test_settings_that_are_refused(setting, text):
+    with pytest.raises(CourseError) as e: S.override(S.PRESETS["tiny"], ("base_train.seed=1", setting))
+    assert text in str(e.value) and "\n" not in str(e.value)
+
+
+def test_settings_belong_to_the_run_and_trackers_do_not():
+    preset, ledger = S.PRESETS["tiny"], {}
+    for row in S.plan_stages(preset, {}): ledger[row["stage"]] = dict(fingerprint=row["fingerprint"])
+    done = lambda *settings: [r["finished"] for r in S.plan_stages(S.override(preset, settings), ledger)]
+    assert done("base_train.weight_decay=0.1") == [True] * 2 + [False] * 6
+    assert all(done("base_train.tracker=wandb", "base_train.run=second"))
+
+
+def test_a_ledger_with_garbage(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    assert S.read_ledger() == {}
+    write_json(S.ledger_path(), dict(corpus=None, tok_train=3, base_train=dict(seconds="long"), base_eval=dict(seconds=2.), lunch={}))
+    assert S.read_ledger() == dict(base_eval=dict(seconds=2.))
+    S.ledger_path().write_text("null")
+    with pytest.raises(CourseError, match="speedrun.json holds a NoneType"): S.read_ledger()
+
+
+def test_lost_summaries_are_noticed(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    report = tmp_path / "report"
+    for name in ("base_train", "chat_eval_base", "chat_eval_sft"): write_json(report / f"{name}.json", dict(stage=name))
+    assert S.lost_summaries("corpus", {}) == S.lost_summaries("base_train", {}) == S.lost_summaries("chat_eval", dict(source="base,sft")) == []
+    assert S.lost_summaries("chat_eval", {}) == [report / "chat_eval_mid.json", report / "chat_eval_rl.json"]
+    for text in ("null", "{}", "[1]", "", "\xff"):
+        (report / "base_train.json").write_text(text, encoding="latin-1")
+        assert S.lost_summaries("base_train", {}) == [report / "base_train.json"]
 
 
 def test_ledger_knows_what_is_out_of_date():
@@ -48,15 +121,30 @@ run_main(s.speedrun, s.SpeedrunConfig, ["--preset", "tiny", *sys.argv[1:]])
 """
 
 
-def run(tmp_path, stage_code, *args, wait=True):
+started = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_left():
+    "Whatever a test that fails has started ends with it."
+    yield
+    for p in started:
+        try: os.killpg(p.pid, signal.SIGKILL)
+        except ProcessLookupError: pass
+    started.clear()
+
+
+def run(tmp_path, stage_code, *args, wait=True, script=SCRIPT):
     "The real driver, with a stand-in for the stages' programs."
     (tmp_path / "stage.py").write_text(stage_code)
-    (tmp_path / "run.py").write_text(SCRIPT.format(stage=str(tmp_path / "stage.py")))
+    (tmp_path / "run.py").write_text(script.format(stage=str(tmp_path / "stage.py")))
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "files"))
-    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)          # a background job starts with Ctrl-C ignored, and its children too
+    def listen():                                                          # a background job starts with Ctrl-C ignored, one of nohup with SIGHUP
+        for number in (signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
     p = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), *args], env=env, preexec_fn=listen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    started.append(p)
     if not wait: return p
-    out, err = p.communicate(timeout=120)
+    out, err = p.communicate(timeout=280)
     return p.returncode, out, err
 
 
@@ -64,6 +152,17 @@ DONE = """
 import sys, json, os, pathlib
 d = pathlib.Path(os.environ["NANOCHAT_COURSE_DIR"]); (d / "report").mkdir(parents=True, exist_ok=True)
 with open(d / "calls.txt", "a") as f: f.write(sys.argv[1] + "\\n")
+summary = dict(seconds=1., peak_memory=1, dtype="float32", machine=dict(gpus=[], cores=2, python="3", torch="2"), config={})
+if sys.argv[1] != "corpus": (d / "report" / (sys.argv[1] + ".json")).write_text(json.dumps(summary))
+"""
+WAITING = DONE + """
+import signal, time
+def saves(number, frame): (d / "saved.txt").write_text(str(number)); sys.exit(130)
+if sys.argv[1] == "tok_train":
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN: signal.signal(signal.SIGHUP, saves)
+    signal.signal(signal.SIGTERM, saves); signal.signal(signal.SIGINT, saves)
+    print("waiting", flush=True)
+    while not (d / "go").exists(): time.sleep(.01)
 """
 
 
@@ -84,7 +183,7 @@ if sys.argv[1] == "tok_train":
     p = run(tmp_path, code, wait=False)
     while "waiting" not in p.stdout.readline(): pass
     os.killpg(p.pid, signal.SIGINT)                        # what the terminal does on Ctrl-C
-    assert p.wait(timeout=30) == 130 and (tmp_path / "files" / "saved.txt").exists()
+    assert p.wait(timeout=280) == 130 and (tmp_path / "files" / "saved.txt").exists()
     ledger = read_json(tmp_path / "files" / "report" / "speedrun.json")
     assert "fingerprint" in ledger["corpus"] and "fingerprint" not in ledger["tok_train"]
 
@@ -99,6 +198,147 @@ def test_killed_driver_loses_no_finished_stage(tmp_path):
     assert "[1/2] corpus: finished earlier" in out
 
 
+def wait_for_stage(p):
+    while "waiting" not in p.stdout.readline(): assert p.poll() is None
+
+
+@pytest.mark.parametrize("number,group", [(signal.SIGTERM, False), (signal.SIGHUP, False), (signal.SIGHUP, True)], ids=["scheduler", "hangup of the driver", "hangup of the group"])
+def test_a_signal_to_the_driver_reaches_the_stage_once(tmp_path, number, group):
+    "A lost connection (SIGHUP, to the whole group) and a scheduler (SIGTERM, to the driver): the stage hears of it, and saves."
+    p = run(tmp_path, WAITING, wait=False)
+    wait_for_stage(p)
+    (os.killpg if group else os.kill)(p.pid, number)
+    assert p.wait(timeout=280) == 130 and (tmp_path / "files" / "saved.txt").read_text() == str(int(signal.SIGTERM))
+    assert "fingerprint" not in read_json(tmp_path / "files" / "report" / "speedrun.json")["tok_train"]
+
+
+def test_an_interrupt_of_the_driver_alone_is_remembered(tmp_path):
+    p = run(tmp_path, WAITING, wait=False, script=SCRIPT.replace('"tok_train"]', '"tok_train", "base_eval"]'))
+    wait_for_stage(p)
+    p.send_signal(signal.SIGINT)
+    time.sleep(.1)
+    (tmp_path / "files" / "go").touch()
+    out, err = p.communicate(timeout=280)
+    assert p.returncode == 130 and "interrupted" in err
+    assert (tmp_path / "files" / "calls.txt").read_text().split() == ["corpus", "tok_train"]
+    ledger = read_json(tmp_path / "files" / "report" / "speedrun.json")
+    assert "fingerprint" in ledger["tok_train"] and "base_eval" not in ledger
+
+
+def test_two_speedruns_at_once(tmp_path):
+    first = run(tmp_path, WAITING, wait=False)
+    wait_for_stage(first)
+    status, out, err = run(tmp_path, WAITING)
+    assert status == 2 and re.search(r"in use by process \d+ \(stage", err) and err.count("\n") == 1 and "preset" not in out
+    (tmp_path / "files" / "go").touch()
+    assert first.wait(timeout=280) == 0 and (tmp_path / "files" / "calls.txt").read_text().split() == ["corpus", "tok_train"]
+
+
+def test_the_stage_of_a_killed_driver_keeps_others_out(tmp_path):
+    first = run(tmp_path, WAITING, wait=False)
+    wait_for_stage(first)
+    first.kill()
+    first.wait()
+    status, _, err = run(tmp_path, WAITING)
+    pid = int(re.search(r"in use by process (\d+) \(stage", err)[1])
+    assert status == 2 and pid != first.pid
+    (tmp_path / "files" / "go").touch()
+    while common.alive(pid): time.sleep(.02)
+    status, out, err = run(tmp_path, WAITING)
+    assert status == 0, err
+
+
+def test_all_done_is_true(tmp_path):
+    "A summary that is gone or empty is made again; the stages after it are not."
+    three = SCRIPT.replace('"tok_train"]', '"tok_train", "base_eval"]')
+    assert run(tmp_path, DONE, script=three)[0] == 0
+    for text in (None, "null", "{}"):
+        summary, calls = tmp_path / "files" / "report" / "tok_train.json", tmp_path / "files" / "calls.txt"
+        calls.write_text("")
+        if text is None: summary.unlink()
+        else: summary.write_text(text)
+        status, out, _ = run(tmp_path, DONE, script=three)
+        assert status == 0 and "its summary is gone" in out and "all done" in out and calls.read_text().split() == ["tok_train"]
+
+
+def test_until_the_corpus_there_is_no_report(tmp_path):
+    status, out, err = run(tmp_path, DONE, "--until", "corpus")
+    assert status == 0 and "done up to corpus" in out and "report:" not in out and not err
+    assert "talk to the model" not in out
+
+
+def test_settings_are_in_the_ledger_and_reach_the_stage(tmp_path):
+    script = SCRIPT.replace("sys.executable, {stage!r}, stage]", "sys.executable, {stage!r}, stage, *map(str, flags.items())]")
+    run(tmp_path, DONE + "(d / (sys.argv[1] + '.flags')).write_text(' '.join(sys.argv))", "--set", "tok_train.doc_cap=5", "--set", "tok_train.max-chars=9", script=script)
+    flags = (tmp_path / "files" / "tok_train.flags").read_text()
+    assert "('doc_cap', 5)" in flags and "('max_chars', 9)" in flags
+    assert read_json(tmp_path / "files" / "report" / "speedrun.json")["tok_train"]["set"] == {"tok_train.doc_cap": "5", "tok_train.max-chars": "9"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_gpus_a_preset_for_gpus_makes_its_text_and_stops(tmp_path):
+    script = SCRIPT.replace('"tiny"', '"8xh100"').replace('"tok_train"]', '"tok_train", "base_train"]')
+    status, out, err = run(tmp_path, DONE, script=script)
+    assert status == 2 and "preset 8xh100 wants 8 GPUs, torch can use 0 here" in err and not out and err.count("\n") == 1
+    assert run(tmp_path, DONE, "--until", "tok_train", script=script)[0] == 0
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "files").write_text("")
+    status, _, err = run(tmp_path, DONE)
+    assert status == 2 and "is not a folder: set NANOCHAT_COURSE_DIR" in err and err.count("\n") == 1
+
+
+TORCHRUN = """
+import os, sys, nanochat_course.speedrun as s
+from nanochat_course.common import run_main
+real = s.command_line
+def command_line(stage, flags, nproc):
+    command = real(stage, {{}}, 2)
+    return [*command[:command.index(f"nanochat_course.{{stage}}") - 1], {stage!r}]
+s.ORDER, s.SINGLE, s.command_line, s.count_gpus = ["base_train"], (), command_line, lambda *_: 2
+run_main(s.speedrun, s.SpeedrunConfig, ["--preset", "tiny", *sys.argv[1:]])
+"""
+RANK = """
+import json, os, sys, signal, time
+from dataclasses import dataclass
+from nanochat_course.common import CourseError, Runtime, base_dir, run_main, save_result
+import torch
+@dataclass(frozen=True)
+class Config: save_every:int=1
+def stage(config):
+    rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    with open(base_dir() / "calls.txt", "a") as f: f.write(str(rank))
+    how = (base_dir() / "how").read_text()
+    if how == "mistake": raise CourseError("two ranks, one mistake")
+    if how == "crash" and attempt == 0: time.sleep(.5); os.kill(os.getpid(), 9)
+    if how == "stop":
+        def saves(*_): (base_dir() / f"saved{{rank}}").write_text("x"); raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, saves)
+        (base_dir() / f"waiting{{rank}}").touch()
+        time.sleep(60)
+    save_result("base_train", config, Runtime(torch.device("cpu"), torch.float32, rank=rank), 1.)
+run_main(stage, Config, [])
+"""
+
+
+@pytest.mark.parametrize("how", ["stop", "mistake", "crash"])
+def test_several_ranks_stopped_mistaken_and_crashed(tmp_path, how):
+    "Under the real torchrun: a clean stop is an interruption, a mistake is told once by the driver, a crash is tried again."
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "how").write_text(how)
+    p = run(tmp_path, RANK.replace("{{", "{").replace("}}", "}"), wait=False, script=TORCHRUN)
+    if how == "stop":
+        while not ((files / "waiting0").exists() and (files / "waiting1").exists()): time.sleep(.02); assert p.poll() is None, p.communicate()
+        os.kill(p.pid, signal.SIGTERM)
+    out, err = p.communicate(timeout=280)
+    last = err.strip().splitlines()[-1] if err.strip() else ""
+    if how == "stop": assert p.returncode == 130 and last.startswith("interrupted") and (files / "saved0").exists() and (files / "saved1").exists(), err
+    if how == "mistake": assert p.returncode == 2 and last == "error: base_train ended with status 1, two ranks, one mistake; once mended, the same command goes on from there" and err.count("error: two ranks, one mistake") <= 1
+    if how == "crash": assert p.returncode == 0 and "all done" in out and set((files / "calls.txt").read_text()) == {"0", "1"}, err
+
+
 def test_outdated_work_is_kept_aside(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
     (tmp_path / "base_checkpoints" / "tiny" / "step_000001").mkdir(parents=True)
@@ -109,7 +349,8 @@ def test_outdated_work_is_kept_aside(tmp_path, monkeypatch):
     assert S.set_aside("base_train", "tiny") == []
 
 
-@pytest.mark.parametrize("args,text", [(["--preset", "huge"], "unknown preset"), (["--until", "lunch"], "unknown stage")])
+@pytest.mark.parametrize("args,text", [(["--preset", "huge"], "unknown preset"), (["--until", "lunch"], "unknown stage"),
+                                       (["--set", "tok_train.doc_cap=1", "--set", "tok_train.doc_cup=2"], "perhaps you meant doc_cap")])
 def test_bad_input_is_one_line(args, text, tmp_path):
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path))
     done = subprocess.run([sys.executable, "-m", "nanochat_course.speedrun", *args], env=env, capture_output=True, text=True)
@@ -132,7 +373,7 @@ def test_presets_fit_their_machine_by_the_formula(name, ranks, gigabytes):
 def test_stages_wait_without_spinning_unless_told_otherwise(monkeypatch, tmp_path):
     def policy():
         code = f"import os; open({str(tmp_path / 'said')!r}, 'w').write(os.environ['OMP_WAIT_POLICY'])"
-        assert S.run_stage([sys.executable, "-c", code]) == 0
+        assert S.run_stage([sys.executable, "-c", code]) == (0, False)
         return (tmp_path / "said").read_text()
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert policy() == "PASSIVE"
