@@ -7,14 +7,15 @@ __all__ = ['STORY_NAMES', 'STORY_THINGS', 'STORY_STEPS', 'TAUGHT', 'ASSISTANT', 
            'normalise', 'last_number', 'held_out', 'Task', 'known_words', 'practice_words', 'SpellingTask',
            'LetterCountTask', 'SumsTask', 'gsm_parts', 'gsm_answer', 'GSM8KTask', 'story_keys', 'make_story',
            'WordProblemsTask', 'first_sentence', 'taught_functions', 'DocstringTask', 'IdentityTask', 'DocumentTask',
-           'TaskMixture', 'make_task', 'ConversationLoader']
+           'TaskMixture', 'make_task', 'ConversationLoader', 'mean_over_step']
 
-# %% ../nbs/51_tasks.ipynb #f1620b69
+# %% ../nbs/51_tasks.ipynb #a779c1a9
 import builtins, inspect, importlib, json, random, re, sysconfig, zlib
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, torch
+from fastcore.basics import patch
 from .common import CourseError, Runtime
 from .dataloader import Packer, fill_row
 
@@ -389,15 +390,15 @@ def make_task(
     if name not in TASKS: raise CourseError(f"unknown task {name!r}: choose from {', '.join(TASKS)}")
     return TASKS[name](split=split, **options)
 
-# %% ../nbs/51_tasks.ipynb #0a9c04b5
+# %% ../nbs/51_tasks.ipynb #c7c6ec0b
 class ConversationLoader:
-    "One epoch of a mixture as packed rows: a factory of batches for `train`. Pads, never crops, and every row has a target."
+    "One epoch of a mixture as packed rows: a factory of batches for `train`, all of one shape."
     def __init__(self,
         tokenizer,              # renders conversations and encodes documents
         mixture,                # anything with `len` and items: conversations, or {"text": …}
-        batch_size:int,         # rows per rank and micro-batch, at most
+        batch_size:int,         # rows per rank and micro-batch
         seq_len:int,            # T, tokens of a row
-        rt:Runtime,
+        rt:Runtime,             # device and rank
         *,
         supervise:str="assistant", # targets: "assistant" tokens only, or "all"
         grad_accum_steps:int=1, # micro-batches per step
@@ -407,28 +408,24 @@ class ConversationLoader:
         self.tokenizer, self.seq_len, self.rt, self.supervise = tokenizer, seq_len, rt, supervise
         self.cut = self.left_out = self.tokens = 0
         self.rows = list(self.pack(mixture, buffer_size))
+        if not self.rows: raise CourseError(f"no rows of conversations: none of {len(mixture)} has an answer within the first {seq_len} tokens; "
+                                            "give longer rows (--max-seq-len), or shorter conversations")
         random.Random(0).shuffle(self.rows)
+        self.targets = [int((y >= 0).sum()) for _, y in self.rows]
         self.conversations = len(mixture) - self.left_out
         self.resize(batch_size, grad_accum_steps)
 
-    def resize(self,
-        batch_size:int,         # as above
-        grad_accum_steps:int=1, # as above
-    ):
-        "Divide the rows into steps: parts of nearly equal size, none of them empty."
-        parts = grad_accum_steps * self.rt.world_size
-        self.num_iterations = -(-len(self.rows) // (batch_size * parts))
-        self.num_batches = self.num_iterations * parts
-        if self.num_batches > len(self.rows) or not self.rows: raise CourseError(f"{len(self.rows)} rows of conversations cannot fill one batch of {parts} parts: "
-            "lower --total-batch-size or the number of processes, or give more conversations")
-
     def render(self, item):
         "One item as (ids, mask), cut to the length of a row; None if nothing in it is taught."
-        if "text" in item: ids = self.tokenizer.encode(item["text"], prepend="<|bos|>"); mask = [0] + [1] * (len(ids) - 1)
+        if "text" in item:
+            ids = self.tokenizer.encode(item["text"], prepend="<|bos|>")
+            mask = [0] + [1] * (len(ids) - 1)
         else: ids, mask = self.tokenizer.render_conversation(item, max_tokens=self.seq_len + 2)
         self.cut += len(ids) > self.seq_len + 1
         ids, mask = ids[:self.seq_len + 1], mask[:self.seq_len + 1]
-        if not any(mask[1:]): self.left_out += 1; return None
+        if not any(mask[1:]):
+            self.left_out += 1
+            return None
         self.tokens += len(ids)
         return np.array(ids), np.array(mask, bool) | (self.supervise == "all")
 
@@ -446,11 +443,63 @@ class ConversationLoader:
     @property
     def padding(self)->float: return 1 - self.tokens / (len(self.rows) * (self.seq_len + 1))   # share of all positions
 
-    def __call__(self, state:dict=None):
-        "Yield (inputs, targets, state) to the end of the epoch, from the start or after `state`."
-        W, R, M = self.rt.world_size, len(self.rows), self.num_batches
-        done = (state[0] if isinstance(state, list) else state or dict(rows=0))["rows"]      # the same on every rank, for any number of ranks
-        for b in range(-(-done * M // (R * W)), M // W):
-            m = b * W + self.rt.rank
-            rows = self.rows[m * R // M:(m + 1) * R // M]
-            yield *(torch.stack(x).long().to(self.rt.device) for x in zip(*rows)), dict(rows=(b + 1) * W * R // M)
+# %% ../nbs/51_tasks.ipynb #e17b0cab
+@patch
+def resize(self:ConversationLoader,
+    batch_size:int,         # rows per rank and micro-batch
+    grad_accum_steps:int=1, # micro-batches per step
+    step_rows:int=None,     # rows per step over all ranks, at most; by default as many as fit
+):
+    "Divide the rows into steps of nearly equal size."
+    self.batch_size, self.grad_accum_steps = batch_size, grad_accum_steps
+    self.parts = grad_accum_steps * self.rt.world_size
+    self.step_rows = step_rows or batch_size * self.parts
+    if self.step_rows > batch_size * self.parts: raise CourseError(f"{self.step_rows} rows a step do not fit into {self.parts} batches of {batch_size}")
+    self.num_iterations = -(-len(self.rows) // self.step_rows)
+
+@patch
+def batch(self:ConversationLoader,
+    rows:list,    # indices into `rows`, at most `batch_size`
+)->tuple:         # inputs, targets: (batch_size, T) on the device
+    "Some rows, and empty ones up to the batch size."
+    inputs = torch.zeros(self.batch_size, self.seq_len, dtype=torch.int64)
+    targets = torch.full_like(inputs, -1)
+    for i, row in enumerate(rows): inputs[i], targets[i] = self.rows[row]
+    return inputs.to(self.rt.device), targets.to(self.rt.device)
+
+# %% ../nbs/51_tasks.ipynb #bb5ec4c8
+@patch
+def deal(self:ConversationLoader, state:dict=None): # yields (rows of this batch, rows of its step, number of rows done after it)
+    "Which rows this rank gets, batch by batch, from the start or after `state`."
+    done = (state[0] if isinstance(state, list) else state or dict(rows=0))["rows"]      # the same on every rank
+    for i in range(self.num_iterations):
+        step = range(i * len(self.rows) // self.num_iterations, (i + 1) * len(self.rows) // self.num_iterations)
+        if step.stop <= done: continue
+        ends = [step.start + j * len(step) // self.parts for j in range(self.parts + 1)]
+        for k in range(self.grad_accum_steps):
+            j = k * self.rt.world_size + self.rt.rank
+            mine = range(max(ends[j], done), ends[j + 1])
+            yield mine, range(max(step.start, done), step.stop), max(ends[(k + 1) * self.rt.world_size], done)
+
+@patch
+def __call__(self:ConversationLoader, state:dict=None):
+    "Yield (inputs, targets, state) to the end of the epoch, from the start or after `state`."
+    for mine, _, done in self.deal(state): yield *self.batch(mine), dict(rows=done)
+
+# %% ../nbs/51_tasks.ipynb #6b17cc8e
+@patch
+def weighted(self:ConversationLoader, state:dict=None):
+    "Yield (inputs, (targets, weight), state), for `mean_over_step`."
+    count = lambda rows: sum(self.targets[i] for i in rows)
+    for mine, step, done in self.deal(state):
+        inputs, targets = self.batch(mine)
+        yield inputs, (targets, self.parts * count(mine) / count(step)), dict(rows=done)
+
+def mean_over_step(
+    model,               # called with inputs and targets, gives the mean loss over the batch's targets
+    inputs:torch.Tensor, # (B, T) token ids
+    targets:tuple,       # (B, T) next tokens, -1 where none is learned; and the batch's weight
+)->torch.Tensor:         # a scalar; its mean over the batches of a step is the mean over the step's targets
+    "Loss of a batch, weighted by its share of the step's targets."
+    targets, weight = targets
+    return model(inputs, targets) * weight

@@ -154,9 +154,9 @@ def test_rows_hold_whole_conversations_and_always_a_target(tok, supervise):
     assert len(batches) == loader.num_iterations and loader.left_out == loader.cut == 0
     found = []
     for x, y, _ in batches:
-        assert x.shape == y.shape and x.shape[1] == 160 and x.dtype == y.dtype == torch.int64
-        assert (y >= 0).any(1).all()
+        assert x.shape == y.shape == (4, 160) and x.dtype == y.dtype == torch.int64
         for row, target in zip(x.tolist(), y.tolist()):
+            if max(target) < 0: assert not any(row); continue
             assert all(t in (-1, n) for t, n in zip(target, row[1:]))
             starts = [i for i, t in enumerate(row) if t == tok.bos] + [len(row)]
             found += [(row[a:b], target[a:b]) for a, b in zip(starts, starts[1:])]
@@ -189,7 +189,7 @@ def test_a_conversation_without_a_target_is_left_out_and_counted(tok):
     for supervise in ("assistant", "all"):
         loader = ConversationLoader(tok, [long, half, chat("Who sat?", "The cat.")], 1, 64, CPU, supervise=supervise)
         assert loader.left_out == 1 and loader.cut == 2 and loader.conversations == 2
-        assert all((y >= 0).any(1).all() for _, y, _ in loader())
+        assert min(loader.targets) > 0
     with pytest.raises(CourseError, match="rows of conversations"): ConversationLoader(tok, [long], 1, 64, CPU)
 
 
@@ -202,24 +202,76 @@ def test_resume_and_ranks(tok):
         assert len(rest) == len(whole) - stop - 1 and all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(rest, whole[stop + 1:]))
     for world, accum in ((2, 1), (3, 2), (5, 1)):
         parts = [ConversationLoader(tok, m, 3, 128, Runtime(torch.device("cpu"), torch.float32, rank=r, world_size=world), grad_accum_steps=accum) for r in range(world)]
-        rows = [[b for b in p()] for p in parts]
-        assert {len(r) for r in rows} == {parts[0].num_iterations * accum}                          # nobody waits for nobody
-        assert all(1 <= len(x) <= 3 and (y >= 0).any(1).all() for r in rows for x, y, _ in r)
-        key = lambda bs: sorted(tuple(row) for x, _, _ in bs for row in x.tolist())
-        assert key([b for r in rows for b in r]) == key(whole)                                      # exactly one epoch
+        batches = [list(p()) for p in parts]
+        assert {len(bs) for bs in batches} == {parts[0].num_iterations * accum}                     # nobody waits for nobody
+        assert {tuple(x.shape) for bs in batches for x, _, _ in bs} == {(3, 128)}                   # a compiled model is compiled once
+        assert real_rows(b for bs in batches for b in bs) == real_rows(whole)                       # exactly one epoch
     with pytest.raises(CourseError, match="supervise"): ConversationLoader(tok, m, 3, 128, CPU, supervise="user")
 
-@pytest.mark.parametrize("before,after", [((4, 1), (2, 2)), ((2, 2), (1, 4)), ((1, 4), (4, 1))])
+def real_rows(batches):
+    "The rows that have a target, as a sorted list."
+    return sorted(tuple(x.tolist()) for inputs, targets, _ in batches for x, y in zip(inputs, targets) if (y >= 0).any())
+
+
+def loaders(tok, world, accum, batch=2, mixture=None):
+    return [ConversationLoader(tok, mixture or small_mixture(), batch, 128, Runtime(torch.device("cpu"), torch.float32, rank=r, world_size=world), grad_accum_steps=accum)
+            for r in range(world)]
+
+
+@pytest.mark.parametrize("before,after", [((4, 1), (2, 2)), ((2, 2), (1, 4)), ((1, 4), (4, 1)), ((1, 2), (3, 1)), ((3, 1), (1, 2)), ((8, 1), (1, 3)), ((1, 5), (7, 2))])
 def test_another_number_of_ranks_goes_on_with_the_next_row(tok, before, after):
-    def loaders(world, accum): return [ConversationLoader(tok, small_mixture(), 2, 128, Runtime(torch.device("cpu"), torch.float32, rank=r, world_size=world), grad_accum_steps=accum) for r in range(world)]
-    def rows(batches): return sorted(tuple(row) for x, _, _ in batches for row in x.tolist())
-    whole = rows(b for l in loaders(*before) for b in l())
-    for steps in (1, loaders(*before)[0].num_iterations - 1):
-        first = [list(itertools.islice(l(), steps * before[1])) for l in loaders(*before)]
+    "Also where the batch is another one: no row is left out, none comes twice."
+    whole = real_rows(loaders(tok, 1, 1)[0]())
+    for steps in (1, 2, loaders(tok, *before)[0].num_iterations - 1):
+        first = [list(itertools.islice(l(), steps * before[1])) for l in loaders(tok, *before)]
         states = json.loads(json.dumps([batches[-1][2] for batches in first]))
-        rest = [list(l(states)) for l in loaders(*after)]
-        assert rows(b for batches in first + rest for b in batches) == whole
-        assert {len(batches) for batches in rest} == {(loaders(*after)[0].num_iterations - steps) * after[1]}
+        rest = [list(l(states)) for l in loaders(tok, *after)]
+        assert real_rows(b for batches in first + rest for b in batches) == whole
+        assert len({len(batches) for batches in rest}) == 1
+        if before[0] * before[1] == after[0] * after[1]:
+            assert len(rest[0]) == (loaders(tok, *after)[0].num_iterations - steps) * after[1]
+
+
+@pytest.mark.parametrize("rows", range(1, 20))
+def test_any_number_of_rows_on_any_number_of_ranks(tok, rows):
+    "Each conversation of a mixture once, in steps of which none is empty, on as many ranks as you like: also more ranks than rows."
+    mixture = [chat("The cat sat on the mat. " * 9, "Yes. " * 30 + str(i)) for i in range(rows)]
+    for world, accum, batch in ((1, 1, 4), (2, 1, 2), (3, 1, 1), (8, 1, 1), (3, 2, 1), (8, 2, 2)):
+        ranks = loaders(tok, world, accum, batch, mixture)
+        assert len(ranks[0].rows) == rows
+        batches = [list(l()) for l in ranks]
+        assert len(real_rows(b for bs in batches for b in bs)) == rows
+        assert {len(bs) for bs in batches} == {-(-rows // (batch * world * accum)) * accum}
+        assert {tuple(x.shape) for bs in batches for x, _, _ in bs} == {(batch, 128)}
+        for step in range(ranks[0].num_iterations):
+            assert any((y >= 0).any() for bs in batches for _, y, _ in bs[step * accum:(step + 1) * accum])
+
+
+def test_weights_make_the_mean_of_a_step(tok):
+    "However a step is dealt, the loop's mean of the weighted losses and their gradient are those of all its targets together."
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(700, 16), torch.nn.Linear(16, 700))
+    def mean_loss(inputs, targets):
+        loss = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+        return loss / (targets >= 0).sum().clamp(min=1)
+    def gradient(): return torch.cat([p.grad.flatten() for p in model.parameters()])
+    long = [chat("Who?", "The cat. " * n) for n in (1, 1, 1, 20, 1, 30, 2, 1, 1)]
+    whole = ConversationLoader(tok, long, 100, 128, CPU)
+    x, y = (torch.stack(rows).long() for rows in zip(*whole.rows))
+    want = mean_loss(x, y)
+    want.backward()
+    want, grad = want.item(), gradient()
+    for world, accum, batch in ((1, 1, 9), (2, 1, 5), (3, 1, 3), (3, 4, 1), (8, 1, 2), (5, 2, 3)):
+        model.zero_grad()
+        ranks, total = loaders(tok, world, accum, batch, long), 0.
+        for l in ranks: l.resize(batch, accum, step_rows=len(whole.rows))
+        assert ranks[0].num_iterations == 1
+        for l in ranks:
+            for inputs, targets, _ in l.weighted():
+                loss = mean_over_step(mean_loss, inputs, targets) / (world * accum)                    # what the loop divides by
+                loss.backward()
+                total += loss.item()
+        assert total == pytest.approx(want, rel=1e-5) and torch.allclose(gradient(), grad, rtol=1e-4, atol=1e-7)
 
 
 # roles
