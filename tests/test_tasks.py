@@ -128,6 +128,64 @@ def test_unknown_names():
     with pytest.raises(CourseError, match="-1 epochs"): TaskMixture([(SumsTask(), -1)])
 
 
+# conversations from a file
+
+SAID = [dict(role="user", content="Who sat?"), dict(role="assistant", content="The cat."), dict(role="user", content="Where?"), dict(role="assistant", content="On the mat.")]
+
+
+@pytest.mark.parametrize("row", [SAID, dict(messages=SAID, id=7), dict(conversation=SAID), dict(conversations=[{"from": {"user": "human", "assistant": "gpt"}[m["role"]], "value": m["content"]} for m in SAID]),
+                                 dict(messages=[dict(m, content=[dict(type="text", text=m["content"])]) for m in SAID])])
+def test_formats_of_conversations(row, tmp_path, tok):
+    (tmp_path / "c.jsonl").write_text("\n" + json.dumps(row) + "\n\n")
+    (tmp_path / "c.json").write_text(json.dumps([row, row], indent=1))
+    assert read_conversations(tmp_path / "c.jsonl") == [dict(messages=SAID)] and read_conversations(tmp_path / "c.json") == 2 * [dict(messages=SAID)]
+    assert tok.render_conversation(FileTask(tmp_path / "c.jsonl")[0]) == tok.render_conversation(dict(messages=SAID))
+
+
+@pytest.mark.parametrize("line,error", [("{", "line 2 is not valid JSON"), ("7", "line 2: no conversation"), ('{"text": "a"}', "line 2: no conversation"), ("[]", "line 2: a conversation needs"),
+    ('[{"role": "user", "content": "a"}]', "line 2: nobody answers"), ('[{"role": "cat", "content": "a"}]', "line 2: message 0 is by 'cat'"), ("[7]", "line 2: message 0 is by None"),
+    ('[{"role": "assistant", "content": "a"}]', "line 2: message 0 is by 'assistant', but it is the user's turn"), ('[{"role": "user", "content": null}]', "line 2: message 0: its content is a NoneType"),
+    ('[{"role": "system", "content": "a"}]', "line 2: a system message must be followed"), ("[" * 100_000, "line 2 is not valid JSON"), ('[{"role": "user", "content": 1' + "0" * 5000 + "}]", "line 2 is not valid JSON")])
+def test_mistakes_in_a_file_of_conversations(line, error, tmp_path):
+    (tmp_path / "c.jsonl").write_text(json.dumps(SAID) + "\n" + line)
+    with pytest.raises(CourseError, match=re.escape(f"c.jsonl {error}")): FileTask(tmp_path / "c.jsonl")
+
+
+def test_awkward_files_of_conversations(tmp_path, tok):
+    for name, data, error in (("no.jsonl", None, "is no file"), ("bytes.jsonl", b"\xff\xfe", "is not UTF-8"), ("empty.jsonl", b"\n", "holds no conversation"), ("one.json", b'{"a": 1}', "no list of conversations")):
+        if data is not None: (tmp_path / name).write_bytes(data)
+        with pytest.raises(CourseError, match=error): read_conversations(tmp_path / name)
+    (tmp_path / "half.jsonl").write_text(json.dumps(SAID).replace("cat", "cat \\ud83d") + "\n" + json.dumps([dict(role="system", content="Be brief."), *SAID]))
+    half, system = read_conversations(tmp_path / "half.jsonl")
+    tok.render_conversation(half)
+    assert "Be brief." in tok.decode(tok.render_conversation(system)[0])
+
+
+def test_own_conversations_are_held_out_if_there_are_many(tmp_path):
+    for n in (99, 100, 400):
+        (tmp_path / "c.jsonl").write_text("\n".join(json.dumps([dict(role="user", content=str(i)), SAID[1]]) for i in range(n)))
+        train, test = ([question(c) for c in FileTask(tmp_path / "c.jsonl", split)] for split in ("train", "test"))
+        assert sorted(train + test) == sorted(map(str, range(n))) and not set(train) & set(test)
+        assert (len(test) == 0) == (n < 100) and len(test) < n / 10
+
+
+def test_real_conversations(test_data, tok):
+    rows = [json.loads(l) for l in (test_data / "chat" / "identity_conversations.jsonl").read_text().splitlines()]
+    task = FileTask(test_data / "chat" / "identity_conversations.jsonl")
+    assert 900 < len(task) < 990 and all([m["content"] for m in c["messages"]] in [[m["content"] for m in r] for r in rows] for c in itertools.islice(task, 20))
+    loader = ConversationLoader(tok, [task[i] for i in range(60)], 1, 256, CPU)
+    assert loader.cut == sum(n > 257 for n in loader.lengths) > 40 and len(loader.lengths) == 60
+
+
+@pytest.mark.parametrize("text,number", [("10-12", "12"), ("2020-11-12", "12"), ("= -12", "-12"), ("-12", "-12"), ("(10)-3", "3"), ("7+-3", "-3"), ("1,234.5", "1234.5"), ("12.", "12"), ("none", "")])
+def test_last_number(text, number): assert last_number(text) == number
+
+
+def test_a_name_is_a_word():
+    who = chat("May I know your name?", "I am Nano, a small language model.", must="Nano")
+    assert IdentityTask().grade(who, "My name is nano!") and not any(IdentityTask().grade(who, a) for a in ("I was made in the nanochat course.", "Nanometre", "I am a cat."))
+
+
 # mixtures
 
 def test_mixture_counts_epochs():
