@@ -2,6 +2,7 @@
 import json, os, random, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 import pytest, torch
+from nanochat_course.chat_cli import find_model
 from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir, load_result, read_log
 from nanochat_course.gpt import GPT, GPTConfig
@@ -201,6 +202,7 @@ def test_own_conversations(base, capsys):
     out = capsys.readouterr().out
     cut = 2 * sum(len(c["messages"][3]["content"]) > 100 for c in train)
     assert f"{cut} of {2 * len(train)} cut" in out and "--max-seq-len 128" in out and "--source mid --model-tag tiny" in out and m["cut"] == cut
+    assert find_model() == ("mid", checkpoint_dir("mid", "tiny"))
     (base / "mine.jsonl").write_text(json.dumps(CHATS[0]))
     assert mid_train(config)["metrics"]["before"] == {}                                                     # a single conversation: nothing is held out
     assert "began otherwise" in capsys.readouterr().out
