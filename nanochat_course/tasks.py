@@ -7,17 +7,17 @@ __all__ = ['STORY_NAMES', 'STORY_THINGS', 'STORY_STEPS', 'TAUGHT', 'ASSISTANT', 
            'visible_text', 'normalise', 'last_number', 'held_out', 'Task', 'known_words', 'practice_words',
            'SpellingTask', 'LetterCountTask', 'SumsTask', 'gsm_parts', 'gsm_answer', 'GSM8KTask', 'story_keys',
            'make_story', 'WordProblemsTask', 'first_sentence', 'taught_functions', 'DocstringTask', 'IdentityTask',
-           'as_conversation', 'read_conversations', 'FileTask', 'DocumentTask', 'TaskMixture', 'make_task',
-           'ConversationLoader', 'mean_over_step']
+           'as_conversation', 'parse_conversation', 'read_conversations', 'FileTask', 'DocumentTask', 'TaskMixture',
+           'make_task', 'ConversationLoader', 'mean_over_step']
 
-# %% ../nbs/51_tasks.ipynb #6f1d5840
+# %% ../nbs/51_tasks.ipynb #1d2fe4b8
 import builtins, inspect, importlib, json, random, re, sys, sysconfig, zlib
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
-from .common import CourseError, Runtime
+from .common import CourseError, Runtime, read_json
 from .dataloader import Packer, fill_row
 from .tokenizer import check_conversation
 
@@ -358,7 +358,7 @@ class IdentityTask(Task):
         fact = re.escape(conversation["must"])
         return re.search(rf"\b{fact}\b", visible_text(completion), re.IGNORECASE) is not None
 
-# %% ../nbs/51_tasks.ipynb #302088e7
+# %% ../nbs/51_tasks.ipynb #97ee2114
 ROLES = dict(system="system", user="user", human="user", prompter="user", assistant="assistant", gpt="assistant", chatgpt="assistant", bot="assistant", model="assistant")
 
 def as_conversation(
@@ -379,24 +379,28 @@ def as_conversation(
     if not any(m["role"] == "assistant" for m in messages): raise CourseError("nobody answers: there is no message of the assistant")
     return dict(messages=messages)
 
+def parse_conversation(
+    line,          # JSON, or what it holds
+    where:str,     # "my.jsonl line 7", for the error
+)->dict:           # as `as_conversation` returns it
+    "A conversation from its line."
+    try: return as_conversation(json.loads(line) if isinstance(line, str) else line)
+    except CourseError as e: raise CourseError(f"{where}: {e}") from None
+    except (ValueError, RecursionError) as e: raise CourseError(f"{where} is not valid JSON ({str(e)[:80]}): mend or remove it") from None
+
 def read_conversations(
     path,          # JSON lines, or one JSON list in a file named *.json
 )->list[dict]:     # as `as_conversation` returns them
     "All conversations of a file; an error names the line."
     path = Path(path).expanduser()
     if not path.is_file(): raise CourseError(f"{path} is no file: give a file of JSON lines, one conversation a line")
-    place = "item" if path.suffix == ".json" else "line"
     try: text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as e: raise CourseError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start:,}): convert it first") from None
-    parse = lambda t: json.loads(t) if isinstance(t, str) else t
-    found, number = [], 1
-    try:
-        lines = parse(text) if place == "item" else text.split("\n")
-        if not isinstance(lines, list): raise CourseError("no list of conversations")
-        for number, line in enumerate(lines, 1):
-            if line.strip() if isinstance(line, str) else True: found.append(as_conversation(parse(line)))
-    except CourseError as e: raise CourseError(f"{path} {place} {number}: {e}") from None
-    except (ValueError, RecursionError) as e: raise CourseError(f"{path} {place} {number} is not valid JSON ({str(e)[:80]}): mend or remove it") from None
+    if path.suffix == ".json":
+        rows = read_json(path)
+        if not isinstance(rows, list): raise CourseError(f"{path} holds no list of conversations")
+        found = [parse_conversation(row if not isinstance(row, str) else [row], f"{path} item {n}") for n, row in enumerate(rows, 1)]
+    else: found = [parse_conversation(line, f"{path} line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not found: raise CourseError(f"{path} holds no conversation")
     return found
 

@@ -6,7 +6,7 @@ from nanochat_course.chat_cli import find_model
 from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir, load_result, read_log
 from nanochat_course.gpt import GPT, GPTConfig
-from nanochat_course.mid_train import (MidTrainConfig, chat_plan, chat_tasks, find_tag, held_out_loss, loader_report, mid_train, pretraining, training_mixture)
+from nanochat_course.mid_train import (MidTrainConfig, chat_plan, chat_tasks, find_tag, held_out_loss, mid_train, pretraining, training_mixture)
 from nanochat_course.optim import MuonAdamW, param_groups
 from nanochat_course.tasks import ConversationLoader, IdentityTask
 from nanochat_course.tokenizer import train_bpe

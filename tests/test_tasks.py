@@ -152,7 +152,7 @@ def test_mistakes_in_a_file_of_conversations(line, error, tmp_path):
 
 
 def test_awkward_files_of_conversations(tmp_path, tok):
-    for name, data, error in (("no.jsonl", None, "is no file"), ("bytes.jsonl", b"\xff\xfe", "is not UTF-8"), ("empty.jsonl", b"\n", "holds no conversation"), ("one.json", b'{"a": 1}', "no list of conversations")):
+    for name, data, error in (("no.jsonl", None, "is no file"), ("bytes.jsonl", b"\xff\xfe", "is not UTF-8"), ("empty.jsonl", b"\n", "holds no conversation"), ("one.json", b'{"a": 1}', "no list of conversations"), ("bad.json", b"[[", "not valid JSON")):
         if data is not None: (tmp_path / name).write_bytes(data)
         with pytest.raises(CourseError, match=error): read_conversations(tmp_path / name)
     (tmp_path / "half.jsonl").write_text(json.dumps(SAID).replace("cat", "cat \\ud83d") + "\n" + json.dumps([dict(role="system", content="Be brief."), *SAID]))
