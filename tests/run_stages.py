@@ -1,9 +1,11 @@
-"Several stages one after another in one world of processes, each with its own command line; started by torchrun in test_pipeline."
+"Several stages one after another in the same processes, each with its own command line and a world of its own; started by torchrun in test_pipeline."
 import json, os, runpy, sys
 
-for number, line in enumerate(json.loads(sys.argv[1])):
+lines, ports = map(json.loads, sys.argv[1:])
+os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"            # torchrun's own meeting point serves one world only
+for line, port in zip(lines, ports):
     stage, *flags = line.split()
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)          # a world of its own for each stage, as if torchrun had started it
+    os.environ["MASTER_PORT"] = str(port)
     sys.argv = [stage, *flags]
     runpy.run_module(f"nanochat_course.{stage}", run_name="__main__", alter_sys=True)
     if "torch._dynamo.utils" in sys.modules and os.environ["RANK"] == "0":

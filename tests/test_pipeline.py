@@ -1,5 +1,5 @@
 "All stages on any number of processes, with their own command lines, at the smallest size there is; and once compiled."
-import json, os, re, shutil, subprocess, sys
+import json, os, re, shutil, socket, subprocess, sys
 from pathlib import Path
 import pytest
 from nanochat_course.common import read_log
@@ -17,9 +17,18 @@ STAGES = [f"base_eval {SMALL} {ONE} --corpus data/text --split-tokens 1024 --dev
           f"chat_eval {SMALL} {ONE} --corpus data/text --max-items 5 --max-new-tokens 4 --eval-tokens 1024 --tasks identity,sums"]
 
 
+def free_ports(n):
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets: s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets: s.close()
+    return ports
+
+
 def torchrun(folder, ranks, stages, **env):
     "Run stages on `ranks` processes; their output."
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", str(Path(__file__).parent / "run_stages.py"), json.dumps(stages)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", str(Path(__file__).parent / "run_stages.py"),
+               json.dumps(stages), json.dumps(free_ports(len(stages)))]
     env = {**os.environ, "NANOCHAT_COURSE_DIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent), **env}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
