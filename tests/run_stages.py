@@ -7,6 +7,7 @@ for line, port in zip(lines, ports):
     stage, *flags = line.split()
     os.environ["MASTER_PORT"] = str(port)
     sys.argv = [stage, *flags]
+    sys.modules.pop(f"nanochat_course.{stage}", None)           # an earlier stage may have imported it
     runpy.run_module(f"nanochat_course.{stage}", run_name="__main__", alter_sys=True)
     if "torch._dynamo.utils" in sys.modules and os.environ["RANK"] == "0":
         print(f"compiled graphs after {stage}: {sys.modules['torch._dynamo.utils'].counters['stats']['unique_graphs']}", flush=True)
