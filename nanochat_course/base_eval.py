@@ -15,7 +15,7 @@ from .dataloader import DataLoader
 from .evaluation import builtin_bundle, evaluate_bpb, evaluate_core, reference_lines, sample_texts
 from .mid_train import find_tag
 
-# %% ../nbs/65_base_eval.ipynb #fe135f66
+# %% ../nbs/65_base_eval.ipynb #2b84da2b
 PROMPTS = ("The cat sat on the", "Return the number of", "This function returns", "The capital of France is", "If x is negative, then")
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BaseEvalConfig:
     device_batch_size:int=-1       # rows per forward pass; -1: 8 on a CPU, 32 on a GPU
     split_tokens:int=-1            # tokens of each split for bits per byte; -1: 131,072 on a CPU, 20,971,520 on a GPU
     core_bundle:str=""             # folder of nanochat's eval_bundle; empty: base_dir()/eval_bundle, or a small one made by code
-    max_per_task:int=-1            # items per CORE task; -1: 100 on a CPU, all on a GPU
+    max_per_task:int=-1            # items per CORE task, examples among them; -1: 100 on a CPU, all on a GPU
     max_tokens:int=32              # length of a sample
     device:str=""                  # cpu, cuda, mps; empty: the best there is
     dtype:str=""                   # float32, bfloat16; empty: what the hardware is fast at

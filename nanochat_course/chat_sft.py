@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from .common import run_main, runtime
 from .mid_train import MidTrainConfig, train_on_conversations
 
-# %% ../nbs/63_chat_sft.ipynb #2f23a87a
+# %% ../nbs/63_chat_sft.ipynb #ca116224
 @dataclass(frozen=True)
 class ChatSFTConfig(MidTrainConfig):
     "Supervised fine-tuning: the assistant's tokens only, one epoch; flags as in midtraining, with other defaults."
-    init_lr_frac:float=0.8       # all learning rates, as a share of midtraining's
+    init_lr_frac:float=0.8       # all learning rates, as a share of pretraining's
     warmdown_ratio:float=0.7     # share of the steps in which they fall
     identity_epochs:float=3      # epochs of each task
     docstring_epochs:float=2

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['evaluate_bpb', 'entropy', 'byte_bpb', 'unigram_bpb', 'xz_bpb', 'reference_lines', 'sample_text', 'sample_texts',
-           'render_item', 'few_shot', 'common_prefix', 'scored_rows', 'score_rows', 'evaluate_task', 'builtin_tasks',
-           'builtin_bundle', 'centered', 'load_bundle', 'read_items', 'evaluate_core']
+           'render_item', 'find_copies', 'few_shot', 'common_prefix', 'scored_rows', 'score_rows', 'longer_context',
+           'score_in_batches', 'evaluate_task', 'builtin_tasks', 'builtin_bundle', 'centered', 'load_bundle',
+           'read_items', 'evaluate_core']
 
-# %% ../nbs/50_evaluation.ipynb #05bba390
+# %% ../nbs/50_evaluation.ipynb #08a78e42
 import csv, json, lzma, math, random, time
 from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 import torch, torch.nn.functional as F
 from .common import CourseError, Runtime, write_json
@@ -144,17 +147,31 @@ def render_item(
     else: raise CourseError(f"unknown task type {kind!r} in core.yaml: use multiple_choice, schema or language_modeling")
     return ["\n\n".join([*head, t]) for t in tails]
 
-# %% ../nbs/50_evaluation.ipynb #f1349de9
-def few_shot(
-    data:list,      # all items of the task
-    index:int,      # the item that is asked
-    n:int,          # examples wanted
-)->list:            # n items, or as many as there are
-    "Examples for the prompt, the same every time, never the item itself nor a copy of it."
-    others = [i for i, d in enumerate(data) if d != data[index]] if n else []
-    return [data[i] for i in random.Random(1234 + index).sample(others, min(n, len(others)))]
+# %% ../nbs/50_evaluation.ipynb #7164ee33
+def find_copies(
+    data:list,    # items of a task
+)->list:          # for each item, the sorted indices of all that are equal to it, itself included
+    "Which items stand in the file more than once?"
+    keys = [json.dumps(d, sort_keys=True) for d in data]
+    groups = {}
+    for i, key in enumerate(keys): groups.setdefault(key, []).append(i)
+    return [groups[key] for key in keys]
 
-# %% ../nbs/50_evaluation.ipynb #c4d1d427
+def few_shot(
+    data:list,        # all items of the task
+    index:int,        # the item that is asked
+    n:int,            # examples wanted
+    copies:list=None, # of this item, from `find_copies`; looked for if not given
+)->list:              # n items, or as many as there are
+    "Examples for the prompt, the same every time, never the item itself nor a copy of it."
+    if not n: return []
+    if copies is None: copies = [i for i, d in enumerate(data) if d == data[index]]
+    left = len(data) - len(copies)
+    shots = random.Random(1234 + index).sample(range(left), min(n, left))     # positions among the items that are left
+    for c in copies: shots = [i + (i >= c) for i in shots]                    # and in the file: one further for each copy before
+    return [data[i] for i in shots]
+
+# %% ../nbs/50_evaluation.ipynb #67e37b31
 def common_prefix(
     rows:list, # lists of token ids
 )->int:        # length of what they share at the start
@@ -165,7 +182,7 @@ def common_prefix(
 def scored_rows(
     tokenizer,    # encodes
     item:dict, kind:str, shots:list, delimiter:str, # as in `render_item`
-    max_len:int=None, # longer rows lose their beginning
+    max_len:int=None, # longer rows lose their beginning; None: none does
 )->list[tuple]:   # (ids, start): the tokens from `start` on are scored
     "Token rows of an item, with the place where the answer begins."
     rows = tokenizer.encode(render_item(item, kind, shots, delimiter), prepend=tokenizer.bos)
@@ -198,32 +215,58 @@ def score_rows(
         out.append((F.cross_entropy(guess, answer).item(), bool((guess.argmax(-1) == answer).all())))
     return out
 
-# %% ../nbs/50_evaluation.ipynb #8816d2aa
+# %% ../nbs/50_evaluation.ipynb #5f71f2cd
+@contextmanager
+def longer_context(
+    model,        # a `GPT`; another model is left as it is
+    tokens:int,   # of the longest row
+):
+    "Let a model read rows that are longer than its training context."
+    config = getattr(model, "config", None)
+    grows = hasattr(model, "init_rotary") and tokens > config.sequence_len
+    if grows:
+        model.config = replace(config, sequence_len=tokens)
+        model.init_rotary()
+    try: yield
+    finally:
+        if grows:
+            model.config = config
+            model.init_rotary()
+
+# %% ../nbs/50_evaluation.ipynb #9bb2334d
+def score_in_batches(
+    model, rows:list,      # see `score_rows`
+    device,                # where the model is
+    batch_tokens:int,      # most tokens in one forward pass
+)->list:                   # as `score_rows`, in the order of `rows`
+    "Score many rows, those of like length together: little padding."
+    order, scores = sorted(range(len(rows)), key=lambda i: -len(rows[i][0])), {}
+    while order:
+        n = max(1, batch_tokens // len(rows[order[0]][0]))
+        scores.update(zip(order[:n], score_rows(model, [rows[i] for i in order[:n]], device)))
+        del order[:n]
+    return [scores[i] for i in range(len(rows))]
+
 def evaluate_task(
-    model, tokenizer,      # see `score_rows`
+    model, tokenizer,      # see `score_rows`; rows longer than `model.max_seq_len`, if it has one, lose their beginning
     data:list,             # items of the task
     kind:str,              # task type
     num_fewshot:int,       # solved examples per prompt
     rt:Runtime,            # where it runs; each rank takes every `world_size`-th item
     delimiter:str=" ",     # between question and answer
-    limit:int=-1,          # ask only the first so many items
+    limit:int=-1,          # use only the first so many items
     batch_tokens:int=16384,# most tokens in one forward pass
 )->float:                  # share of right answers, 0 to 1
     "Accuracy on one task."
-    asked = range(len(data) if limit < 0 else min(limit, len(data)))
-    max_len = getattr(getattr(model, "config", None), "sequence_len", None)
-    rows, right = [], torch.zeros(len(asked), device=rt.device)
-    for i in asked[rt.rank::rt.world_size]:
-        for option, row in enumerate(scored_rows(tokenizer, data[i], kind, few_shot(data, i, num_fewshot), delimiter, max_len)): rows.append((i, option, row))
-    rows.sort(key=lambda r: -len(r[2][0]))                            # like lengths together: little padding
-    scores = {}
-    while rows:
-        n = max(1, batch_tokens // len(rows[0][2][0]))
-        for (i, option, _), s in zip(rows[:n], score_rows(model, [r for *_, r in rows[:n]], rt.device)): scores[i, option] = s
-        del rows[:n]
-    for i in {i for i, _ in scores}:
-        mine = [s for (j, _), s in sorted(scores.items()) if j == i]
-        right[i] = mine[0][1] if kind == "language_modeling" else min(range(len(mine)), key=lambda o: mine[o][0]) == data[i]["gold"]
+    data = data[:limit] if limit > 0 else data
+    copies, right = find_copies(data), torch.zeros(len(data), device=rt.device)
+    mine = range(rt.rank, len(data), rt.world_size)
+    options = [scored_rows(tokenizer, data[i], kind, few_shot(data, i, num_fewshot, copies[i]), delimiter, getattr(model, "max_seq_len", None)) for i in mine]
+    rows = [row for item in options for row in item]
+    with longer_context(model, max((len(ids) for ids, _ in rows), default=0)): scores = iter(score_in_batches(model, rows, rt.device, batch_tokens))
+    for i, item in zip(mine, options):
+        losses, exact = zip(*(next(scores) for _ in item))
+        right[i] = exact[0] if kind == "language_modeling" else losses.index(min(losses)) == data[i]["gold"]
     return rt.all_reduce(right).mean().item()
 
 # %% ../nbs/50_evaluation.ipynb #de04517a
@@ -276,7 +319,7 @@ def centered(
     "Accuracy above chance."
     return (accuracy - baseline / 100) / (1 - baseline / 100)
 
-# %% ../nbs/50_evaluation.ipynb #6d54b157
+# %% ../nbs/50_evaluation.ipynb #0faf63c9
 def load_bundle(
     bundle_dir,    # folder with core.yaml, eval_meta_data.csv and eval_data/
 )->list[dict]:     # label, path, kind, num_fewshot, delimiter, baseline
@@ -307,7 +350,7 @@ def read_items(
 def evaluate_core(
     model, tokenizer,       # see `score_rows`
     bundle_dir,             # see `load_bundle`
-    max_per_task:int=-1,    # ask only so many items of each task
+    max_per_task:int=-1,    # use only so many items of each task
     rt:Runtime=None,        # where it runs, one process on the model's device by default
     batch_tokens:int=16384, # most tokens in one forward pass
     tasks:list=None,        # labels to evaluate, all by default

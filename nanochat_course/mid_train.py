@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'STAGE_BEFORE', 'STAGE_COMMAND', 'chat_samples', 'held_out_loss', 'find_tag', 'MidTrainConfig',
-           'chat_tasks', 'training_mixture', 'chat_plan', 'same_start', 'train_on_conversations', 'mid_train', 'main']
+           'chat_tasks', 'training_mixture', 'pretraining', 'chat_rates', 'chat_plan', 'same_start', 'loader_report',
+           'train_on_conversations', 'mid_train', 'main']
 
-# %% ../nbs/62_mid_train.ipynb #0c2acd25
-import time
+# %% ../nbs/62_mid_train.ipynb #1dc690eb
+import math, time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -16,12 +17,12 @@ import torch
 from .common import CourseError, Runtime, base_dir, read_json, run_main, runtime, save_result, seed_everything, sha256
 from .corpus import documents, list_shards
 from .optim import param_groups
-from .scaling import Plan, Schedule, plan
+from .scaling import REF_BATCH, SMALL_RUN, Plan, Schedule, plan
 from .precision import compile_model
 from .checkpoint import checkpoint_dir, differences, latest_step, load_checkpoint, load_model, load_optimizer_tensors, step_path
 from .train import LoopConfig, open_log, train
-from .tasks import (ConversationLoader, DocstringTask, DocumentTask, GSM8KTask, IdentityTask, LetterCountTask, SpellingTask, SumsTask,
-                                   TaskMixture, WordProblemsTask, chat)
+from .tasks import (ConversationLoader, DocstringTask, DocumentTask, FileTask, GSM8KTask, IdentityTask, LetterCountTask, SpellingTask, SumsTask,
+                                   TaskMixture, WordProblemsTask, chat, mean_over_step)
 from .engine import Engine
 from .common import corpus_dir
 from .zero2 import make_optimizer
@@ -41,7 +42,7 @@ def chat_samples(
     show = dict(text="{}", python="[{}]", python_output="→{} ")
     return [dict(prompt=p, text="".join(show[part["type"]].format(part["text"]) for part in a.parts)) for p, a in zip(prompts, answers)]
 
-# %% ../nbs/62_mid_train.ipynb #73390a53
+# %% ../nbs/62_mid_train.ipynb #55155eea
 @torch.no_grad()
 def held_out_loss(
     model, tokenizer,    # after whichever stage
@@ -54,14 +55,14 @@ def held_out_loss(
     was_training, total, losses = model.training, [0., 0], {}
     model.eval()
     for task in tasks:
-        loader = ConversationLoader(tokenizer, TaskMixture([(task, min(1, items / len(task)))]), 8, seq_len, replace(rt, rank=0, world_size=1))
-        nats, n = 0., 0
-        for x, y, _ in loader():
-            nats, n = nats + model(x, y).item() * (k := int((y >= 0).sum())), n + k
+        loader = ConversationLoader(tokenizer, TaskMixture([(task, min(1, items / len(task)))]), 1, seq_len, replace(rt, rank=0, world_size=1))
+        loader.resize(min(8, len(loader.rows)))
+        nats = sum(model(x, y, loss_reduction="sum").item() for x, y, _ in loader())
+        n = sum(loader.targets)
         losses[type(task).__name__.removesuffix("Task").lower()] = nats / n
         total = [total[0] + nats, total[1] + n]
     model.train(was_training)
-    return dict(assistant_loss=total[0] / total[1], **losses)
+    return dict(assistant_loss=total[0] / total[1], **losses) if losses else {}
 
 # %% ../nbs/62_mid_train.ipynb #c7097098
 STAGE_BEFORE = dict(mid="base", chatsft="mid", chatrl="chatsft")                      # the stage whose model a stage goes on with
@@ -79,7 +80,7 @@ def find_tag(
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/62_mid_train.ipynb #34140fa2
+# %% ../nbs/62_mid_train.ipynb #acaf16d3
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -91,12 +92,12 @@ class MidTrainConfig:
     model_step:int=-1            # which checkpoint of the stage before; -1: its last
     num_iterations:int=-1        # stop after so many steps; -1: one epoch of the mixture
     max_seq_len:int=-1           # tokens per row; -1: as in pretraining, at most 512 on a CPU
-    device_batch_size:int=-1     # rows per process and forward pass; -1: 4,096 tokens on a CPU, 65,536 on a GPU
-    total_batch_size:int=-1      # tokens per step, over all processes; -1: by the rule of `scaling.plan`
-    embedding_lr:float=0.3       # AdamW, token embeddings, at the reference size
-    unembedding_lr:float=0.004   # AdamW, head
-    matrix_lr:float=0.02         # Muon, matrices
-    scalar_lr:float=0.5          # AdamW, numbers per layer
+    device_batch_size:int=-1     # rows per process and forward pass, at most; -1: 4,096 tokens on a CPU, 65,536 on a GPU
+    total_batch_size:int=-1      # tokens per step, over all processes; -1: by the rule of `scaling.plan`, at least one forward pass
+    embedding_lr:float=-1        # AdamW, token embeddings, at the reference size; -1: as in pretraining
+    unembedding_lr:float=-1      # AdamW, head; -1: as in pretraining
+    matrix_lr:float=-1           # Muon, matrices; -1: as in pretraining
+    scalar_lr:float=-1           # AdamW, numbers per layer; -1: as in pretraining
     weight_decay:float=0.        # of the matrices
     init_lr_frac:float=1.        # all learning rates, as a share of those above
     warmup_steps:int=0           # linear rise of the rates
@@ -104,6 +105,9 @@ class MidTrainConfig:
     final_lr_frac:float=0.       # what is left of them at the end
     load_optimizer:bool=True     # go on with the optimizer's state of the stage before
     compile:str="auto"           # "on", "off"; "auto": on GPUs only
+    conversations:str=""         # your own: a file of JSON lines, one conversation a line
+    conversations_epochs:float=1 # how often each of them is seen
+    builtin_epochs:float=1       # factor on the epochs of all tasks below; 0: your own conversations only
     identity_epochs:float=3      # epochs of each task
     docstring_epochs:float=3
     spelling_epochs:float=2
@@ -119,7 +123,7 @@ class MidTrainConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=42                  # order of the mixture
 
-# %% ../nbs/62_mid_train.ipynb #7a99de06
+# %% ../nbs/62_mid_train.ipynb #12e1e195
 def chat_tasks(
     config,             # the epochs of each task
     split:str="train",  # "train" or "test"
@@ -128,40 +132,67 @@ def chat_tasks(
     made = [(IdentityTask, config.identity_epochs), (DocstringTask, config.docstring_epochs), (SpellingTask, config.spelling_epochs),
             (LetterCountTask, config.lettercount_epochs), (SumsTask, config.sums_epochs), (WordProblemsTask, config.wordproblems_epochs),
             (partial(GSM8KTask, config.gsm8k_path or None), config.gsm8k_epochs)]
-    return [(make(split=split), epochs) for make, epochs in made if epochs]
+    tasks = [(make(split=split), epochs * config.builtin_epochs) for make, epochs in made if epochs * config.builtin_epochs]
+    if config.conversations: tasks.append((FileTask(config.conversations, split), config.conversations_epochs))
+    return [(task, epochs) for task, epochs in tasks if len(task)]
 
 def training_mixture(config)->TaskMixture: # as above, and how many documents
     "The conversations of a stage, with documents of the corpus among them."
     tasks = chat_tasks(config)
     if config.documents:
-        folder = Path(config.corpus).expanduser() if "/" in config.corpus else base_dir() / "data" / config.corpus
-        tasks.append((DocumentTask(islice(documents(list_shards(folder, "train")), config.documents)), 1))
+        texts = islice(documents(list_shards(corpus_dir(config.corpus), "train")), config.documents)
+        tasks.append((DocumentTask(texts), 1))
+    if not tasks: raise CourseError("there is nothing to learn: give --conversations a file, or a task some epochs")
     return TaskMixture(tasks, config.seed)
 
-# %% ../nbs/62_mid_train.ipynb #38dce096
+# %% ../nbs/62_mid_train.ipynb #d792e47e
+def pretraining(
+    meta:dict,  # of a checkpoint of any stage
+)->dict:        # rates at the reference size, lr_scale (-1: by the rule), tokens
+    "What is to be known about the pretraining of a model, handed on from stage to stage."
+    config, defaults = meta.get("config", {}), dict(embedding_lr=0.3, unembedding_lr=0.004, matrix_lr=0.02, scalar_lr=0.5, lr_scale=-1.)
+    return meta.get("pretraining") or dict({k: config.get(k, v) for k, v in defaults.items()}, tokens=meta.get("loop", {}).get("tokens", 0))
+
+def chat_rates(
+    config,            # the stage's flags
+    before:dict,       # from `pretraining`
+    total:int,         # tokens per step
+)->dict:               # arguments of `scaling.plan`
+    "The rates of a stage: those of pretraining, or as given."
+    names = ("embedding_lr", "unembedding_lr", "matrix_lr", "scalar_lr")
+    rates = {k: getattr(config, k) if getattr(config, k) >= 0 else before[k] for k in names}
+    by_law = before["tokens"] >= SMALL_RUN
+    return dict(rates, weight_decay=config.weight_decay, lr_scale=before["lr_scale"] if before["lr_scale"] >= 0 else (total / REF_BATCH)**.5 if by_law else None)
+
 def chat_plan(
     config,                    # the stage's flags
     shape,                     # `GPTConfig` of the model
     loader:ConversationLoader, # its rows are divided into steps here
-    rt:Runtime,
+    rt:Runtime,                # how many ranks share a step
+    before:dict=None,          # from `pretraining`; by default that of a small model
 )->Plan:                       # batch, steps and learning rates, with the rules that gave them
     "The numbers of a stage from the size of its mixture."
-    T, rows, step_rows = loader.seq_len, config.device_batch_size, config.total_batch_size // (loader.seq_len * rt.world_size)
-    if rows < 0: rows = max(1, min((4096 if rt.device.type == "cpu" else 65536) // T, len(loader.rows) // rt.world_size))
-    if config.device_batch_size < 0 < step_rows: rows = max(d for d in range(1, rows + 1) if step_rows % d == 0)
-    rates = {k: getattr(config, k) for k in ("embedding_lr", "unembedding_lr", "matrix_lr", "scalar_lr", "weight_decay")}
-    p = plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=T, world_size=rt.world_size, window_pattern=shape.window_pattern,
-             aspect_ratio=shape.n_embd // shape.n_layer, head_dim=shape.head_dim, n_kv_head=shape.n_kv_head, target_tokens=len(loader.rows) * T,
-             total_batch_size=config.total_batch_size, device_batch_size=rows, warmup_steps=config.warmup_steps,
-             warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac, **rates)
-    loader.resize(p.device_batch_size, p.grad_accum_steps)
+    T, most = loader.seq_len, config.device_batch_size if config.device_batch_size > 0 else max(1, (4096 if rt.device.type == "cpu" else 65536) // loader.seq_len)
+    least = most * rt.world_size if config.device_batch_size > 0 else min(most, len(loader.rows))          # rows a step, if not given
+    def planned(**rates):
+        return plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=T, window_pattern=shape.window_pattern,
+                    aspect_ratio=shape.n_embd // shape.n_layer, head_dim=shape.head_dim, n_kv_head=shape.n_kv_head, target_tokens=len(loader.rows) * T,
+                    total_batch_size=config.total_batch_size, device_batch_size=least if config.total_batch_size < 0 else None,
+                    warmup_steps=config.warmup_steps, warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac, **rates)
+    p = planned()
+    p = planned(**chat_rates(config, before or pretraining({}), p.total_batch_size))
+    step_rows = p.total_batch_size // T
+    mine = -(-step_rows // rt.world_size)                                              # rows of one rank in a step
+    passes = -(-mine // most)
+    loader.resize(-(-mine // passes), passes, step_rows)
     steps = loader.num_iterations if config.num_iterations < 0 else min(config.num_iterations, loader.num_iterations)
-    why = dict(p.why, num_iterations="one epoch of the mixture" if steps == loader.num_iterations else "given")
+    why = dict(p.why, num_iterations="one epoch of the mixture" if steps == loader.num_iterations else "given", device_batch_size="rows of a step / ranks / passes")
     f = config.init_lr_frac
     if f != 1: why.update({k: f"{v} x init_lr_frac {f:g}" for k, v in p.why.items() if k.endswith("_lr")})
-    return replace(p, num_iterations=steps, why=why, **{k: getattr(p, k) * f for k in rates if k.endswith("_lr")})
+    rates = {k: v * f for k, v in p.learning_rates().items() if k.endswith("_lr")}
+    return replace(p, num_iterations=steps, world_size=rt.world_size, device_batch_size=loader.batch_size, why=why, **rates)
 
-# %% ../nbs/62_mid_train.ipynb #20171554
+# %% ../nbs/62_mid_train.ipynb #a8895e6a
 def same_start(
     directory,  # checkpoints of this stage
     meta:dict,  # what would be kept in them now
@@ -175,6 +206,18 @@ def same_start(
     if d: rt.print(f"an earlier run in {directory} began otherwise ({d[:200]}): starting again")
     return not d
 
+def loader_report(
+    loader:ConversationLoader, # of the stage
+    context:int,               # tokens that the model can read
+)->str:                        # one line
+    "What the rows are made of, and what to do if conversations were cut."
+    rows, T, n = len(loader.rows), loader.seq_len, len(loader.lengths)
+    text = f"{n:,} conversations and documents in {rows:,} rows of {T} tokens, {loader.padding:.1%} padding; {loader.cut:,} of {n:,} cut, {loader.left_out:,} left out"
+    wanted = -(-sorted(loader.lengths)[max(0, math.ceil(.95 * n) - 1)] // 64) * 64
+    if loader.cut <= .05 * n: return text
+    if T >= context: return f"{text}: the model reads {context} tokens, 95% of the conversations need {wanted:,}"
+    return f"{text}: --max-seq-len {min(wanted, context)} " + ("holds 95% of them" if wanted <= context else "is the most that the model can read")
+
 def train_on_conversations(
     config,              # the stage's flags
     stage:str,           # "mid" or "chatsft"
@@ -187,27 +230,31 @@ def train_on_conversations(
     tag = find_tag(before, config.model_tag)
     directory, origin = checkpoint_dir(stage, tag), load_checkpoint(checkpoint_dir(before, tag), config.model_step if config.model_step >= 0 else None)
     model, tokenizer, _ = load_model(checkpoint_dir(before, tag), rt, origin.step)
-    T = config.max_seq_len if config.max_seq_len > 0 else model.config.sequence_len if rt.device.type != "cpu" else min(model.config.sequence_len, 512)
+    context = model.config.sequence_len
+    T = config.max_seq_len if config.max_seq_len > 0 else context if rt.device.type != "cpu" else min(context, 512)
+    if T > context: raise CourseError(f"max_seq_len {T}, but model {tag} reads {context} tokens: use at most {context}, or pretrain with --max-seq-len {T}")
     loader = ConversationLoader(tokenizer, training_mixture(config), 1, T, rt, supervise=supervise)
-    p = chat_plan(config, model.config, loader, rt)
-    rt.print(f"{stage}: model {tag} of {before}, step {origin.step}; {loader.conversations:,} conversations in {len(loader.rows):,} rows of {T} tokens, "
-             f"{loader.padding:.1%} padding, {loader.cut} cut, {loader.left_out} left out\n{p.table()}")
+    past = pretraining(origin.meta)
+    p = chat_plan(config, model.config, loader, rt, past)
+    rt.print(f"{stage}: model {tag} of {before}, step {origin.step}; {loader_report(loader, context)}\n{p.table()}")
     optimizer = make_optimizer(param_groups(model, **p.learning_rates()), rt)
     if config.load_optimizer: load_optimizer_tensors(optimizer, model, origin.optimizer_state)
-    meta = dict(stage=stage, config=asdict(config), origin=dict(stage=before, step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")))
+    meta = dict(stage=stage, config=asdict(config), origin=dict(stage=before, step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")),
+                pretraining=past, data=dict(batch=p.total_batch_size, file=sha256(Path(config.conversations).expanduser()) if config.conversations else ""))
     resume = same_start(directory, meta, rt)
     tests = [t for t, _ in chat_tasks(config, "test")]
     measure = lambda: held_out_loss(model, tokenizer, tests, config.eval_items, T, rt)
     first = measure()
     log = open_log(base_dir() / "report" / f"{STAGE_COMMAND[stage]}.jsonl", directory if resume else directory / "none", rt, tracker=config.tracker, run=config.run, config=asdict(config))
-    result = train(compile_model(model, rt, config.compile), optimizer, loader,
-                   LoopConfig(p.num_iterations, p.grad_accum_steps, eval_every=max(0, config.eval_every), save_every=config.save_every), rt,
-                   schedule=Schedule(p.num_iterations, p.warmup_steps, p.warmdown_ratio, p.final_lr_frac), evaluate=lambda step: measure(),
-                   log=log, checkpoint_dir=directory, meta=meta, resume=resume, desc=STAGE_COMMAND[stage])
+    result = train(compile_model(model, rt, config.compile), optimizer, loader.weighted,
+                   LoopConfig(p.num_iterations, loader.grad_accum_steps, eval_every=max(0, config.eval_every), save_every=config.save_every), rt,
+                   schedule=Schedule(p.num_iterations, p.warmup_steps, p.warmdown_ratio, p.final_lr_frac), loss_fn=mean_over_step,
+                   evaluate=lambda step: measure(), log=log, checkpoint_dir=directory, meta=meta, resume=resume, desc=STAGE_COMMAND[stage])
     samples = chat_samples(model, tokenizer)
     metrics = dict(result["metrics"], before=first, train_loss=result["loss"], tokens=result["tokens"], tokens_per_second=result["tokens_per_second"],
-                   num_iterations=result["step"], conversations=loader.conversations, padding=loader.padding, left_out=loader.left_out)
+                   num_iterations=result["step"], conversations=loader.conversations, padding=loader.padding, cut=loader.cut, left_out=loader.left_out)
     save_result(STAGE_COMMAND[stage], config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples, log=str(log.path), plan=asdict(p))
+    rt.print(f"talk to it: python -m nanochat_course.chat_cli --source {stage} --model-tag {tag}")
     return dict(metrics=metrics, samples=samples, checkpoint=str(directory), tag=tag)
 
 # %% ../nbs/62_mid_train.ipynb #c2daaa2a

@@ -215,7 +215,7 @@ def model_shape(
         n_embd=f"{aspect_ratio} per layer, up to a multiple of head_dim {hd}", n_head=f"width / head_dim; head_dim {rule}",
         n_kv_head="given" if asked(n_kv_head) else "one per query head")
 
-# %% ../nbs/35_scaling.ipynb #f7dbff0e
+# %% ../nbs/35_scaling.ipynb #db97af02
 @dataclass(frozen=True)
 class Plan:
     "All that a run needs to know, computed from its depth."
@@ -243,7 +243,7 @@ class Plan:
     why:dict=field(default_factory=dict, repr=False) # value -> the rule that gave it
 
     @property
-    def grad_accum_steps(self)->int: return self.total_batch_size // (self.device_batch_size * self.sequence_len * self.world_size)
+    def grad_accum_steps(self)->int: return -(-self.total_batch_size // (self.device_batch_size * self.sequence_len * self.world_size))
     @property
     def tokens(self)->int: return self.num_iterations * self.total_batch_size
     @property

@@ -304,6 +304,35 @@ def test_the_interpreter_ends(folder, how):
     assert out.returncode == 0 and "Traceback" not in out.stderr
 
 
+ENDINGS = """
+import os, sys, time, torch
+from nanochat_course.dataloader import Prefetcher
+
+def items():
+    while True: yield [torch.zeros(3) + i for i in range(2000)]          # freed in the thread, one after another
+
+failed, first = 0, True
+for _ in range(4):
+    pid = os.fork()
+    if not pid: break                                                    # the child goes on below and ends like any program
+    failed += os.waitpid(pid, 0)[1] != 0
+else:
+    print(failed)
+    sys.exit()
+torch.set_num_threads(1)
+ahead = Prefetcher(items(), 2)
+next(ahead)
+{how}
+"""
+
+
+@pytest.mark.parametrize("how", ["next(ahead)", "time.sleep(.02)"])
+def test_no_tensor_is_freed_while_the_interpreter_ends(how):
+    "Torch ends the process if a thread frees a tensor while the interpreter is finalized: with many tensors an item that is nearly sure to happen."
+    out = subprocess.run([sys.executable, "-c", ENDINGS.replace("{how}", how)], capture_output=True, text=True, timeout=120)
+    assert out.stdout == "0\n", out.stderr[-300:]
+
+
 def test_errors_reach_the_reader_and_the_thread_reads_no_further():
     def numbers(seen):
         for i in range(100):

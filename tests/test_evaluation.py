@@ -1,9 +1,10 @@
 "Bits per byte, reference lines, samples and CORE, against slow versions, known answers and published numbers."
 import csv, json, lzma, math, os, random, socket, subprocess, sys, textwrap
+from dataclasses import replace
 from types import SimpleNamespace
 import pytest, torch, torch.nn.functional as F
 from nanochat_course.common import CourseError, Runtime
-from nanochat_course.evaluation import (builtin_bundle, builtin_tasks, byte_bpb, centered, entropy, evaluate_bpb, evaluate_core, evaluate_task, few_shot,
+from nanochat_course.evaluation import (builtin_bundle, builtin_tasks, byte_bpb, centered, entropy, evaluate_bpb, evaluate_core, evaluate_task, few_shot, find_copies, longer_context, read_items,
                                         load_bundle, reference_lines, render_item, sample_text, sample_texts, score_rows, scored_rows, unigram_bpb, xz_bpb)
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import train_bpe
@@ -157,6 +158,55 @@ def test_few_shot_never_holds_the_item(n):
     assert few_shot(items[:1], 0, 3) == []
 
 
+def test_shots_by_index_are_those_of_comparing_every_item(test_data):
+    "The slow rule, written out, on every task of the bundle; and on items that stand there several times."
+    def slow(data, index, n):
+        others = [i for i, d in enumerate(data) if d != data[index]] if n else []
+        return [data[i] for i in random.Random(1234 + index).sample(others, min(n, len(others)))]
+    rng, stand_in = random.Random(0), dict(hellaswag="hellaswag_converted", squad="squad_sample1000", coqa="coqa_first500")
+    repeated = [dict(query=str(rng.randrange(12)), choices=["a"], gold=0) for _ in range(40)]
+    tasks = [(repeated, n) for n in (0, 1, 7, 30, 100)]
+    for t in load_bundle(test_data / "eval_bundle"):
+        path = t["path"].with_name(stand_in.get(t["path"].stem, t["path"].stem) + ".jsonl")
+        tasks.append((read_items(path), t["num_fewshot"]))
+    for data, n in tasks:
+        copies = find_copies(data)
+        for i in [*range(len(data))][:len(data) if data is repeated else 3] + [len(data) - 1]:
+            assert few_shot(data, i, n, copies[i]) == few_shot(data, i, n) == slow(data, i, n)
+
+
+def test_a_limit_draws_its_examples_among_the_items_that_are_asked(tok, model, monkeypatch):
+    "nanochat's order: first the limit, then the examples."
+    from nanochat_course import evaluation
+    seen, original = [], evaluation.render_item
+    monkeypatch.setattr(evaluation, "render_item", lambda item, kind, shots, delimiter: (seen.append((item, shots)), original(item, kind, shots, delimiter))[1])
+    items = [dict(query=f"{i} + 1 =", choices=[str(i + 1), "0"], gold=0) for i in range(40)]
+    evaluate_task(model, tok, items, "multiple_choice", 3, RT, limit=8)
+    expected = [random.Random(1234 + i).sample([j for j in range(8) if j != i], 3) for i in range(8)]
+    assert [(items.index(item), [items.index(s) for s in shots]) for item, shots in seen] == list(enumerate(expected))
+
+
+def test_long_prompts_are_read_whole(tok, model):
+    "Longer than the training context: as a model with a longer context would score them, and the model is what it was afterwards."
+    items = [dict(query="The cat sat on the mat. " * n + "Who sat?", choices=["The cat.", "A dog."], gold=0) for n in (1, 90)]
+    longer = GPT(replace(model.config, sequence_len=2048))
+    longer.load_state_dict(model.state_dict())
+    longer.init_rotary()
+    rows = [scored_rows(tok, item, "multiple_choice", [items[0]], " ") for item in items]
+    assert max(len(ids) for ids, _ in rows[1]) > model.config.sequence_len
+    config, cos = model.config, model.cos.clone()
+    with longer_context(model, 2048): got = [score_rows(model, r, RT.device) for r in rows]
+    want = [score_rows(longer.eval(), r, RT.device) for r in rows]
+    assert [[s[0] for s in r] for r in got] == [pytest.approx([s[0] for s in r], rel=1e-5) for r in want]
+    assert model.config is config and torch.equal(model.cos, cos)
+    assert evaluate_task(model, tok, items, "multiple_choice", 1, RT) == sum(losses[0][0] <= losses[1][0] for losses in want) / 2
+    class Short(Reader): max_seq_len = 64
+    assert all(len(ids) <= 64 for item in items for ids, _ in scored_rows(tok, item, "multiple_choice", [], " ", 64))
+    class Watch(Short):
+        def __call__(self, ids): assert ids.shape[1] <= 64; return super().__call__(ids)
+    evaluate_task(Watch([], tok), tok, items, "multiple_choice", 1, RT)
+
+
 def test_few_shot_is_the_published_draw():
     items = [dict(query=str(i)) for i in range(50)]
     expected = random.Random(1234 + 7).sample([i for i in range(50) if i != 7], 10)        # nanochat's rule
@@ -232,12 +282,6 @@ def test_a_guessing_model_lands_near_the_baseline(tok):
     t = builtin_tasks(300)["sums"]
     acc = evaluate_task(Noise(), tok, t["items"], t["kind"], 0, RT)
     assert abs(acc - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 300)
-
-
-def test_limit_asks_the_first_items_but_draws_from_all(tok):
-    t = builtin_tasks(12)["sums"]
-    m = Reader(list(prompts(t, lambda item, n: item["gold"]))[:3], tok)
-    assert evaluate_task(m, tok, t["items"], t["kind"], t["num_fewshot"], RT, limit=3) == 1
 
 
 def test_bundle_errors(tmp_path, tok, model):

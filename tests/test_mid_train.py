@@ -1,11 +1,12 @@
 "Midtraining as a stage: it learns, it goes on exactly where it was killed, and it says what is missing."
-import os, random, shutil, signal, subprocess, sys, time
+import json, os, random, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 import pytest, torch
+from nanochat_course.chat_cli import find_model
 from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir, load_result, read_log
 from nanochat_course.gpt import GPT, GPTConfig
-from nanochat_course.mid_train import (MidTrainConfig, chat_plan, find_tag, held_out_loss, mid_train, training_mixture)
+from nanochat_course.mid_train import (MidTrainConfig, chat_plan, chat_tasks, find_tag, held_out_loss, mid_train, pretraining, training_mixture)
 from nanochat_course.optim import MuonAdamW, param_groups
 from nanochat_course.tasks import ConversationLoader, IdentityTask
 from nanochat_course.tokenizer import train_bpe
@@ -138,7 +139,7 @@ def test_exactly_one_epoch(base):
     loader = ConversationLoader(tok, training_mixture(SMALL), 1, 128, CPU, supervise="all")
     p = chat_plan(SMALL, GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64), loader, CPU)
     assert p.total_batch_size == 512 and p.num_iterations == -(-len(loader.rows) // 4) == len(list(loader()))
-    assert sum(len(x) for x, _, _ in loader()) == len(loader.rows)
+    assert sum(int((y >= 0).any(1).sum()) for _, y, _ in loader()) == len(loader.rows)
     shorter = chat_plan(replace(SMALL, num_iterations=3, init_lr_frac=0.5), GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64), loader, CPU)
     assert shorter.num_iterations == 3 and shorter.matrix_lr == p.matrix_lr / 2
 
@@ -153,3 +154,59 @@ def test_held_out_loss_counts_each_supervised_token_once(base):
         with torch.no_grad(): loss = torch.nn.functional.cross_entropy(model(row[None].long())[0], targets.long(), ignore_index=-1, reduction="sum")
         nats, n = nats + loss.item(), n + int((targets >= 0).sum())
     assert got["assistant_loss"] == pytest.approx(nats / n, rel=1e-4) and got["identity"] == got["assistant_loss"]
+
+
+SHAPE = GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_a_step_is_the_same_on_any_number_of_ranks(base, ranks):
+    "Batch, steps and rates follow from the mixture; the ranks only share the rows of a step."
+    from nanochat_course.tokenizer import Tokenizer
+    tok, rt = Tokenizer.load(base_dir() / "tokenizer"), replace(CPU, world_size=ranks)
+    for config in (SMALL, replace(SMALL, device_batch_size=1), replace(SMALL, device_batch_size=-1), replace(SMALL, device_batch_size=-1, total_batch_size=-1)):
+        one = ConversationLoader(tok, training_mixture(config), 1, 128, CPU)
+        want = chat_plan(config, SHAPE, one, CPU)
+        loader = ConversationLoader(tok, training_mixture(config), 1, 128, rt)
+        got = chat_plan(config, SHAPE, loader, rt)
+        for k in ("num_iterations", "total_batch_size", "matrix_lr", "embedding_lr"): assert getattr(got, k) == getattr(want, k), k
+        assert got.grad_accum_steps == loader.grad_accum_steps and loader.step_rows * 128 == got.total_batch_size
+        assert loader.batch_size * loader.grad_accum_steps * ranks >= loader.step_rows > (loader.batch_size - 1) * loader.grad_accum_steps * ranks
+
+
+def test_rates_are_those_of_pretraining(base):
+    "A tuned rate is handed on, and a large model's rates are not raised because its fine-tuning is short; what is given on the command line counts."
+    from nanochat_course.tokenizer import Tokenizer
+    loader = ConversationLoader(Tokenizer.load(base_dir() / "tokenizer"), training_mixture(SMALL), 1, 128, CPU)
+    def rates(before, **flags): return chat_plan(replace(SMALL, **flags), SHAPE, loader, CPU, before)
+    small, large = pretraining(dict(config=dict(matrix_lr=0.03), loop=dict(tokens=2_000_000))), pretraining(dict(config=dict(matrix_lr=0.03), loop=dict(tokens=3e9)))
+    assert rates(None).matrix_lr == 0.02 and rates(small).matrix_lr == 0.03 and rates(small, matrix_lr=0.01).matrix_lr == 0.01
+    assert rates(large).matrix_lr == pytest.approx(0.03 * (512 / 2**19)**0.5)
+    assert rates(large).embedding_lr == pytest.approx(rates(small).embedding_lr * (512 / 2**19)**0.5)
+    assert rates(pretraining(dict(config=dict(lr_scale=0.5)))).matrix_lr == 0.01
+    assert pretraining(dict(config=dict(matrix_lr=-1.), pretraining=large)) == large                       # SFT looks through midtraining
+
+
+CHATS = [[dict(role="user", content=f"Who sat on mat {i}?"), dict(role="assistant", content=f"The cat of mat {i}."),
+          dict(role="user", content="And then?"), dict(role="assistant", content="It slept. " * (20 if i % 10 == 0 else 1))] for i in range(120)]
+
+
+def test_own_conversations(base, capsys):
+    "A file is taught and judged by its held-out part; what was cut is said, with the length that would do; another file is another run."
+    (base / "mine.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
+    config = replace(SMALL, builtin_epochs=0, conversations=str(base / "mine.jsonl"), conversations_epochs=2, num_iterations=3, max_seq_len=64)
+    train, test = (chat_tasks(config, split)[0][0] for split in ("train", "test"))
+    assert len(train) + len(test) == 120 and 1 <= len(test) <= 15 and len(training_mixture(config)) == 2 * len(train)
+    m = mid_train(config)["metrics"]
+    assert set(m["before"]) == {"assistant_loss", "file"} and m["assistant_loss"] < m["before"]["assistant_loss"]
+    out = capsys.readouterr().out
+    cut = 2 * sum(len(c["messages"][3]["content"]) > 100 for c in train)
+    assert f"{cut} of {2 * len(train)} cut" in out and "--max-seq-len 128" in out and "--source mid --model-tag tiny" in out and m["cut"] == cut
+    assert find_model() == ("mid", checkpoint_dir("mid", "tiny"))
+    (base / "mine.jsonl").write_text(json.dumps(CHATS[0]))
+    assert mid_train(config)["metrics"]["before"] == {}                                                     # a single conversation: nothing is held out
+    assert "began otherwise" in capsys.readouterr().out
+    with pytest.raises(CourseError, match="reads 128 tokens"): mid_train(replace(config, max_seq_len=256))
+    with pytest.raises(CourseError, match="nothing to learn"): mid_train(replace(config, conversations=""))
+    (base / "mine.jsonl").write_text(json.dumps(CHATS[0]) + "\n[]")
+    with pytest.raises(CourseError, match="mine.jsonl line 2: "): mid_train(config)

@@ -128,6 +128,64 @@ def test_unknown_names():
     with pytest.raises(CourseError, match="-1 epochs"): TaskMixture([(SumsTask(), -1)])
 
 
+# conversations from a file
+
+SAID = [dict(role="user", content="Who sat?"), dict(role="assistant", content="The cat."), dict(role="user", content="Where?"), dict(role="assistant", content="On the mat.")]
+
+
+@pytest.mark.parametrize("row", [SAID, dict(messages=SAID, id=7), dict(conversation=SAID), dict(conversations=[{"from": {"user": "human", "assistant": "gpt"}[m["role"]], "value": m["content"]} for m in SAID]),
+                                 dict(messages=[dict(m, content=[dict(type="text", text=m["content"])]) for m in SAID])])
+def test_formats_of_conversations(row, tmp_path, tok):
+    (tmp_path / "c.jsonl").write_text("\n" + json.dumps(row) + "\n\n")
+    (tmp_path / "c.json").write_text(json.dumps([row, row], indent=1))
+    assert read_conversations(tmp_path / "c.jsonl") == [dict(messages=SAID)] and read_conversations(tmp_path / "c.json") == 2 * [dict(messages=SAID)]
+    assert tok.render_conversation(FileTask(tmp_path / "c.jsonl")[0]) == tok.render_conversation(dict(messages=SAID))
+
+
+@pytest.mark.parametrize("line,error", [("{", "line 2 is not valid JSON"), ("7", "line 2: no conversation"), ('{"text": "a"}', "line 2: no conversation"), ("[]", "line 2: a conversation needs"),
+    ('[{"role": "user", "content": "a"}]', "line 2: nobody answers"), ('[{"role": "cat", "content": "a"}]', "line 2: message 0 is by 'cat'"), ("[7]", "line 2: message 0 is by None"),
+    ('[{"role": "assistant", "content": "a"}]', "line 2: message 0 is by 'assistant', but it is the user's turn"), ('[{"role": "user", "content": null}]', "line 2: message 0: its content is a NoneType"),
+    ('[{"role": "system", "content": "a"}]', "line 2: a system message must be followed"), ("[" * 100_000, "line 2 is not valid JSON"), ('[{"role": "user", "content": 1' + "0" * 5000 + "}]", "line 2 is not valid JSON")])
+def test_mistakes_in_a_file_of_conversations(line, error, tmp_path):
+    (tmp_path / "c.jsonl").write_text(json.dumps(SAID) + "\n" + line)
+    with pytest.raises(CourseError, match=re.escape(f"c.jsonl {error}")): FileTask(tmp_path / "c.jsonl")
+
+
+def test_awkward_files_of_conversations(tmp_path, tok):
+    for name, data, error in (("no.jsonl", None, "is no file"), ("bytes.jsonl", b"\xff\xfe", "is not UTF-8"), ("empty.jsonl", b"\n", "holds no conversation"), ("one.json", b'{"a": 1}', "no list of conversations"), ("bad.json", b"[[", "not valid JSON")):
+        if data is not None: (tmp_path / name).write_bytes(data)
+        with pytest.raises(CourseError, match=error): read_conversations(tmp_path / name)
+    (tmp_path / "half.jsonl").write_text(json.dumps(SAID).replace("cat", "cat \\ud83d") + "\n" + json.dumps([dict(role="system", content="Be brief."), *SAID]))
+    half, system = read_conversations(tmp_path / "half.jsonl")
+    tok.render_conversation(half)
+    assert "Be brief." in tok.decode(tok.render_conversation(system)[0])
+
+
+def test_own_conversations_are_held_out_if_there_are_many(tmp_path):
+    for n in (99, 100, 400):
+        (tmp_path / "c.jsonl").write_text("\n".join(json.dumps([dict(role="user", content=str(i)), SAID[1]]) for i in range(n)))
+        train, test = ([question(c) for c in FileTask(tmp_path / "c.jsonl", split)] for split in ("train", "test"))
+        assert sorted(train + test) == sorted(map(str, range(n))) and not set(train) & set(test)
+        assert (len(test) == 0) == (n < 100) and len(test) < n / 10
+
+
+def test_real_conversations(test_data, tok):
+    rows = [json.loads(l) for l in (test_data / "chat" / "identity_conversations.jsonl").read_text().splitlines()]
+    task = FileTask(test_data / "chat" / "identity_conversations.jsonl")
+    assert 900 < len(task) < 990 and all([m["content"] for m in c["messages"]] in [[m["content"] for m in r] for r in rows] for c in itertools.islice(task, 20))
+    loader = ConversationLoader(tok, [task[i] for i in range(60)], 1, 256, CPU)
+    assert loader.cut == sum(n > 257 for n in loader.lengths) > 40 and len(loader.lengths) == 60
+
+
+@pytest.mark.parametrize("text,number", [("10-12", "12"), ("2020-11-12", "12"), ("= -12", "-12"), ("-12", "-12"), ("(10)-3", "3"), ("7+-3", "-3"), ("1,234.5", "1234.5"), ("12.", "12"), ("none", "")])
+def test_last_number(text, number): assert last_number(text) == number
+
+
+def test_a_name_is_a_word():
+    who = chat("May I know your name?", "I am Nano, a small language model.", must="Nano")
+    assert IdentityTask().grade(who, "My name is nano!") and not any(IdentityTask().grade(who, a) for a in ("I was made in the nanochat course.", "Nanometre", "I am a cat."))
+
+
 # mixtures
 
 def test_mixture_counts_epochs():
@@ -154,9 +212,9 @@ def test_rows_hold_whole_conversations_and_always_a_target(tok, supervise):
     assert len(batches) == loader.num_iterations and loader.left_out == loader.cut == 0
     found = []
     for x, y, _ in batches:
-        assert x.shape == y.shape and x.shape[1] == 160 and x.dtype == y.dtype == torch.int64
-        assert (y >= 0).any(1).all()
+        assert x.shape == y.shape == (4, 160) and x.dtype == y.dtype == torch.int64
         for row, target in zip(x.tolist(), y.tolist()):
+            if max(target) < 0: assert not any(row); continue
             assert all(t in (-1, n) for t, n in zip(target, row[1:]))
             starts = [i for i, t in enumerate(row) if t == tok.bos] + [len(row)]
             found += [(row[a:b], target[a:b]) for a, b in zip(starts, starts[1:])]
@@ -189,7 +247,7 @@ def test_a_conversation_without_a_target_is_left_out_and_counted(tok):
     for supervise in ("assistant", "all"):
         loader = ConversationLoader(tok, [long, half, chat("Who sat?", "The cat.")], 1, 64, CPU, supervise=supervise)
         assert loader.left_out == 1 and loader.cut == 2 and loader.conversations == 2
-        assert all((y >= 0).any(1).all() for _, y, _ in loader())
+        assert min(loader.targets) > 0
     with pytest.raises(CourseError, match="rows of conversations"): ConversationLoader(tok, [long], 1, 64, CPU)
 
 
@@ -202,24 +260,76 @@ def test_resume_and_ranks(tok):
         assert len(rest) == len(whole) - stop - 1 and all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(rest, whole[stop + 1:]))
     for world, accum in ((2, 1), (3, 2), (5, 1)):
         parts = [ConversationLoader(tok, m, 3, 128, Runtime(torch.device("cpu"), torch.float32, rank=r, world_size=world), grad_accum_steps=accum) for r in range(world)]
-        rows = [[b for b in p()] for p in parts]
-        assert {len(r) for r in rows} == {parts[0].num_iterations * accum}                          # nobody waits for nobody
-        assert all(1 <= len(x) <= 3 and (y >= 0).any(1).all() for r in rows for x, y, _ in r)
-        key = lambda bs: sorted(tuple(row) for x, _, _ in bs for row in x.tolist())
-        assert key([b for r in rows for b in r]) == key(whole)                                      # exactly one epoch
+        batches = [list(p()) for p in parts]
+        assert {len(bs) for bs in batches} == {parts[0].num_iterations * accum}                     # nobody waits for nobody
+        assert {tuple(x.shape) for bs in batches for x, _, _ in bs} == {(3, 128)}                   # a compiled model is compiled once
+        assert real_rows(b for bs in batches for b in bs) == real_rows(whole)                       # exactly one epoch
     with pytest.raises(CourseError, match="supervise"): ConversationLoader(tok, m, 3, 128, CPU, supervise="user")
 
-@pytest.mark.parametrize("before,after", [((4, 1), (2, 2)), ((2, 2), (1, 4)), ((1, 4), (4, 1))])
+def real_rows(batches):
+    "The rows that have a target, as a sorted list."
+    return sorted(tuple(x.tolist()) for inputs, targets, _ in batches for x, y in zip(inputs, targets) if (y >= 0).any())
+
+
+def loaders(tok, world, accum, batch=2, mixture=None):
+    return [ConversationLoader(tok, mixture or small_mixture(), batch, 128, Runtime(torch.device("cpu"), torch.float32, rank=r, world_size=world), grad_accum_steps=accum)
+            for r in range(world)]
+
+
+@pytest.mark.parametrize("before,after", [((4, 1), (2, 2)), ((2, 2), (1, 4)), ((1, 4), (4, 1)), ((1, 2), (3, 1)), ((3, 1), (1, 2)), ((8, 1), (1, 3)), ((1, 5), (7, 2))])
 def test_another_number_of_ranks_goes_on_with_the_next_row(tok, before, after):
-    def loaders(world, accum): return [ConversationLoader(tok, small_mixture(), 2, 128, Runtime(torch.device("cpu"), torch.float32, rank=r, world_size=world), grad_accum_steps=accum) for r in range(world)]
-    def rows(batches): return sorted(tuple(row) for x, _, _ in batches for row in x.tolist())
-    whole = rows(b for l in loaders(*before) for b in l())
-    for steps in (1, loaders(*before)[0].num_iterations - 1):
-        first = [list(itertools.islice(l(), steps * before[1])) for l in loaders(*before)]
+    "Also where the batch is another one: no row is left out, none comes twice."
+    whole = real_rows(loaders(tok, 1, 1)[0]())
+    for steps in (1, 2, loaders(tok, *before)[0].num_iterations - 1):
+        first = [list(itertools.islice(l(), steps * before[1])) for l in loaders(tok, *before)]
         states = json.loads(json.dumps([batches[-1][2] for batches in first]))
-        rest = [list(l(states)) for l in loaders(*after)]
-        assert rows(b for batches in first + rest for b in batches) == whole
-        assert {len(batches) for batches in rest} == {(loaders(*after)[0].num_iterations - steps) * after[1]}
+        rest = [list(l(states)) for l in loaders(tok, *after)]
+        assert real_rows(b for batches in first + rest for b in batches) == whole
+        assert len({len(batches) for batches in rest}) == 1
+        if before[0] * before[1] == after[0] * after[1]:
+            assert len(rest[0]) == (loaders(tok, *after)[0].num_iterations - steps) * after[1]
+
+
+@pytest.mark.parametrize("rows", range(1, 20))
+def test_any_number_of_rows_on_any_number_of_ranks(tok, rows):
+    "Each conversation of a mixture once, in steps of which none is empty, on as many ranks as you like: also more ranks than rows."
+    mixture = [chat("The cat sat on the mat. " * 9, "Yes. " * 30 + str(i)) for i in range(rows)]
+    for world, accum, batch in ((1, 1, 4), (2, 1, 2), (3, 1, 1), (8, 1, 1), (3, 2, 1), (8, 2, 2)):
+        ranks = loaders(tok, world, accum, batch, mixture)
+        assert len(ranks[0].rows) == rows
+        batches = [list(l()) for l in ranks]
+        assert len(real_rows(b for bs in batches for b in bs)) == rows
+        assert {len(bs) for bs in batches} == {-(-rows // (batch * world * accum)) * accum}
+        assert {tuple(x.shape) for bs in batches for x, _, _ in bs} == {(batch, 128)}
+        for step in range(ranks[0].num_iterations):
+            assert any((y >= 0).any() for bs in batches for _, y, _ in bs[step * accum:(step + 1) * accum])
+
+
+def test_weights_make_the_mean_of_a_step(tok):
+    "However a step is dealt, the loop's mean of the weighted losses and their gradient are those of all its targets together."
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(700, 16), torch.nn.Linear(16, 700))
+    def mean_loss(inputs, targets):
+        loss = torch.nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+        return loss / (targets >= 0).sum().clamp(min=1)
+    def gradient(): return torch.cat([p.grad.flatten() for p in model.parameters()])
+    long = [chat("Who?", "The cat. " * n) for n in (1, 1, 1, 20, 1, 30, 2, 1, 1)]
+    whole = ConversationLoader(tok, long, 100, 128, CPU)
+    x, y = (torch.stack(rows).long() for rows in zip(*whole.rows))
+    want = mean_loss(x, y)
+    want.backward()
+    want, grad = want.item(), gradient()
+    for world, accum, batch in ((1, 1, 9), (2, 1, 5), (3, 1, 3), (3, 4, 1), (8, 1, 2), (5, 2, 3)):
+        model.zero_grad()
+        ranks, total = loaders(tok, world, accum, batch, long), 0.
+        for l in ranks: l.resize(batch, accum, step_rows=len(whole.rows))
+        assert ranks[0].num_iterations == 1
+        for l in ranks:
+            for inputs, targets, _ in l.weighted():
+                loss = mean_over_step(mean_loss, inputs, targets) / (world * accum)                    # what the loop divides by
+                loss.backward()
+                total += loss.item()
+        assert total == pytest.approx(want, rel=1e-5) and torch.allclose(gradient(), grad, rtol=1e-4, atol=1e-7)
 
 
 # roles
