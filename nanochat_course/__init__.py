@@ -2,7 +2,7 @@ __version__ = "0.1.0"
 
 # The only code of the package that no notebook exports. Parameters are explained in comments, where they stand; when a module is
 # imported, these comments are added to its docstrings, so that help() shows them.
-import ast, dataclasses, inspect, re, sys
+import ast, inspect, re, sys
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 
 
@@ -35,8 +35,8 @@ def _parameters(function, lines):
     return _explained(nodes, lines)
 
 
-def _returned(function, lines):
-    "The comment behind the closing parenthesis, and behind the result's type if there is one."
+def _behind(function, lines):
+    "The comment behind the colon, as in `)->int: # bytes`: what is returned, or else what belongs to the last parameter."
     body = function.body[0]
     start, end = function.lineno - 1, body.lineno - 1
     text = "\n".join([*lines[start:end], lines[end].encode()[:body.col_offset].decode()])
@@ -67,31 +67,34 @@ def _name_long_defaults(function, node, names):
     function.__signature__ = signature.replace(parameters=parameters.values())
 
 
+def _document_function(node, owner, names, lines):
+    "Explain a function of a module, or a method; one that is added by @patch belongs to the class of its first parameter."
+    if any(isinstance(d, ast.Name) and d.id == "patch" for d in node.decorator_list):
+        owner = names.get(getattr(node.args.args[0].annotation, "id", None))
+    thing = (vars(owner) if isinstance(owner, type) else names).get(node.name)
+    thing = getattr(thing, "__func__", thing)
+    if not callable(thing) and not isinstance(thing, property): return
+    parameters, behind = _parameters(node, lines), _behind(node, lines)
+    arguments = [*node.args.args, *node.args.kwonlyargs]
+    if behind and arguments and not node.returns: parameters.setdefault(arguments[-1].arg, behind)
+    _add(thing, parameters, "" if behind in parameters.values() else behind)
+    if node.name == "__init__": owner._explained = {**getattr(owner, "_explained", {}), **parameters}
+    if callable(thing): _name_long_defaults(thing, node, names)
+
+
 def _document(module, source):
     "Add the comments of one module's signatures and fields to its docstrings."
     lines, names = source.split("\n"), vars(module)
-
-    def function(node, owner):
-        patched = [d for d in node.decorator_list if isinstance(d, ast.Name) and d.id == "patch"]
-        if patched: owner = names.get(getattr(node.args.args[0].annotation, "id", None))
-        thing = (names if owner is module else vars(owner) if isinstance(owner, type) else {}).get(node.name)
-        thing = getattr(thing, "__func__", thing)
-        if not callable(thing) and not isinstance(thing, property): return
-        parameters = _parameters(node, lines)
-        _add(thing, parameters, _returned(node, lines))
-        if node.name == "__init__": _add(owner, parameters)
-        if callable(thing): _name_long_defaults(thing, node, names)
-
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef): function(node, module)
+        if isinstance(node, ast.FunctionDef): _document_function(node, None, names, lines)
         owner = names.get(node.name) if isinstance(node, ast.ClassDef) else None
         if not isinstance(owner, type) or owner.__module__ != module.__name__: continue
         fields = [(f.target.id, f, f) for f in node.body if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name)]
-        own = _explained(fields, lines)
-        if dataclasses.is_dataclass(owner): owner._explained = {**getattr(owner, "_explained", {}), **own}
-        _add(owner, getattr(owner, "_explained", own))
+        own_init = any(isinstance(part, ast.FunctionDef) and part.name == "__init__" for part in node.body)
+        owner._explained = {**({} if own_init else getattr(owner, "_explained", {})), **_explained(fields, lines)}
         for part in node.body:
-            if isinstance(part, ast.FunctionDef): function(part, owner)
+            if isinstance(part, ast.FunctionDef): _document_function(part, owner, names, lines)
+        _add(owner, owner._explained)
 
 
 class _Loader(SourceFileLoader):

@@ -1,5 +1,5 @@
 "help() shows what the comments of a signature say."
-import importlib, inspect, os, pydoc, subprocess, sys
+import importlib, inspect, pydoc, re
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,8 @@ def test_every_documented_parameter_is_in_help(name):
     "fastcore reads the comments in its own way; whatever it finds has to be in the docstring."
     found = 0
     for label, thing in public(importlib.import_module(f"nanochat_course.{name}")):
-        doc = inspect.getdoc(thing)
-        assert doc, f"{label} has no docstring"
+        if re.match(r"def .*\): [^#\n]", inspect.getsource(inspect.unwrap(thing))): continue   # all on one line: its comment is about the body
+        doc = inspect.getdoc(thing) or ""
         try: comments = docments(thing, full=True)
         except (SyntaxError, TypeError, ValueError, KeyError): continue         # a one-line body behind the signature: fastcore cannot read it
         for parameter, said in comments.items():
@@ -35,7 +35,8 @@ def test_every_documented_parameter_is_in_help(name):
 
 def test_methods_fields_and_patches_are_explained():
     from nanochat_course import chat_sft, mid_train, optim, tokenizer
-    assert "special tokens are text" in inspect.getdoc(tokenizer.Tokenizer.encode) or "Parameters:" in inspect.getdoc(tokenizer.Tokenizer.encode)
+    assert "Parameters:\n" in inspect.getdoc(tokenizer.Tokenizer.encode)
+    assert "special_tokens: names; their ids follow the last merge" in inspect.getdoc(tokenizer.Tokenizer)     # from its base class
     init = inspect.getdoc(optim.MuonAdamW.__init__)
     assert init.startswith("Parameters:\n    param_groups: ") and init.splitlines()[1].strip() in inspect.getdoc(optim.MuonAdamW)
     inherited = [line for line in inspect.getdoc(mid_train.MidTrainConfig).splitlines() if line.startswith("    corpus: ")]
@@ -55,11 +56,3 @@ def test_a_long_default_is_shown_by_its_name_and_is_still_itself():
     parameters = inspect.signature(train_bpe).parameters
     assert parameters["pattern"].default == SPLIT_PATTERN == inspect.unwrap(train_bpe).__defaults__[0]
     assert parameters["special_tokens"].default == SPECIAL_TOKENS
-
-
-@pytest.mark.parametrize("flags", [[], ["-O"], ["-OO"]], ids=["plain", "-O", "-OO"])
-def test_in_a_fresh_interpreter(flags):
-    code = "import nanochat_course.newton_schulz as n; print(n.unit_norm.__doc__); print(n.__spec__.origin)"
-    done = subprocess.run([sys.executable, *flags, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert ("Parameters:" in done.stdout) == (flags != ["-OO"]) and str(ROOT) in done.stdout
