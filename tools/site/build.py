@@ -46,7 +46,7 @@ def find_names(paths):
     return index
 
 
-CODE = re.compile(r"``.*?``|!?\[(?:`[^`]*`|[^\]`])*\]\([^)]*\)|<[^>`]*>|`(?P<name>[A-Za-z_][\w.]*)(?P<call>\(\))?`")
+CODE = re.compile(r"``.*?``|!?\[(?:`[^`]*`|[^\]`])*\]\([^)]*\)|</?[A-Za-z][^>]*>|`(?P<name>[A-Za-z_][\w.]*)(?P<call>\(\))?`")
 
 
 def link_names(text, here, index):
