@@ -12,7 +12,7 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
 NOTEBOOK := $(BIN)/python tools/notebook.py
 
-.PHONY: help setup speedrun chat lab site docs readme export clean-nbs test test-sync test-nbs test-py lint bench clean
+.PHONY: help setup speedrun chat lab site docs readme export clean-nbs test test-sync test-nbs test-py test-install lint bench clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -62,6 +62,10 @@ lint: setup
 
 test-py: setup
 	$(BIN)/python -m pytest
+
+# Not part of `make test`: pip installs the wheel and its requirements into a fresh environment, without links.
+test-install: setup
+	NANOCHAT_COURSE_TEST_INSTALL=1 $(BIN)/python -m pytest tests/test_install.py
 
 # Two at a time, each with one thread and a folder of its own; after each notebook its solved exercises.
 test-nbs: setup

@@ -72,3 +72,20 @@ def test_readme_is_made_from_the_home_page():
     readme = (ROOT / "README.md").read_text()
     first = "".join(json.loads((ROOT / "nbs" / "index.ipynb").read_text())["cells"][0]["source"]).splitlines()[0]
     assert readme.startswith(first)
+
+
+def test_requirements_are_stated_and_explained():
+    "What the package imports stands in settings.ini, and every requirement stands in CONTRIBUTING's table with its reason."
+    config = ConfigParser(delimiters=["="], interpolation=None)
+    config.read(ROOT / "settings.ini")
+    name = lambda requirement: re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
+    stated = {name(r) for r in config["DEFAULT"]["requirements"].split()}
+    called = {"yaml": "pyyaml", "markdown_it": "markdown-it-py", "prompt_toolkit": "prompt-toolkit"}
+    for path in (ROOT / "nanochat_course").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in {n.partition(".")[0] for n in names} - sys.stdlib_module_names - {"nanochat_course"}:
+                assert called.get(module, module) in stated, f"{path.name} imports {module}, which is not among the requirements"
+    table = {name(cell) for row in re.findall(r"^\| ([^|]+) \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE) for cell in row.split(", ")}
+    tools = {name(r) for r in config["DEFAULT"]["dev_requirements"].split()} - {"execnb", "ghapi", "pytest-timeout"}      # parts of nbdev and of pytest
+    assert not (stated | tools) - table, "without a reason in CONTRIBUTING.md"

@@ -1,50 +1,140 @@
-"The website: every page, link and image is there."
-import html.parser, shutil, subprocess, sys
+"The website: every page, link and image is there, for the mouse, the keyboard and a narrow screen."
+import html.parser, importlib.util, json, os, re, shutil, subprocess, sys
+from configparser import ConfigParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ConfigParser(delimiters=["="])
+CONFIG.read(ROOT / "settings.ini")
+SITE = CONFIG["DEFAULT"]["doc_host"] + CONFIG["DEFAULT"]["doc_baseurl"]      # a link to this address is a link inside
+
+spec = importlib.util.spec_from_file_location("build", ROOT / "tools" / "site" / "build.py")
+pytestmark = pytest.mark.timeout(1200)
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
 
 
 class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.ids, self.links, self.images, self.figures = set(), [], [], 0
+        self.text, self.ids, self.links, self.images = text, [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
-        if "id" in a: self.ids.add(a["id"])
+        if "id" in a: self.ids.append(a["id"])
         if tag == "a" and a.get("href"): self.links.append(a["href"])
         if tag == "img": self.images.append((a.get("src", ""), a.get("alt", "")))
 
 
+def checkout(folder):
+    "A copy of what the site is made from."
+    for part in ("nbs", "tools", "nanochat_course"):
+        shutil.copytree(ROOT / part, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for f in ("_quarto.yml", "settings.ini"): shutil.copy(ROOT / f, folder / f)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    if shutil.which("quarto"): pytest.skip("Quarto is installed: it checks its own links")
-    copy = tmp_path_factory.mktemp("site") / "repo"
-    for part in ("nbs", "tools", "nanochat_course"): shutil.copytree(ROOT / part, copy / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for f in ("_quarto.yml", "settings.ini"): shutil.copy(ROOT / f, copy / f)
-    done = subprocess.run([sys.executable, "tools/site/build.py"], cwd=copy, capture_output=True, text=True)
+    copy = checkout(tmp_path_factory.mktemp("site") / "repo")
+    done = subprocess.run([sys.executable, "tools/site/build.py", "--pandoc"], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {p.name: Page(p.read_text()) for p in (copy / "_docs").glob("*.html")}, copy / "_docs", done.stdout
+    return {p.name: Page(p.read_text()) for p in (copy / "_docs").glob("*.html")}, copy / "_docs", done.stdout + done.stderr
 
 
 def test_a_page_for_every_notebook(pages):
     assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} == {Path(n).stem for n in pages[0]}
 
 
+def inside(link):
+    "A link's page and fragment if it stays in the site, by a relative or by the site's own address; else None."
+    if link == SITE or link.startswith(SITE + "/"): link = link[len(SITE):].lstrip("/") or "index.html"
+    elif re.match(r"[a-z]+:", link): return None
+    return unquote(link).partition("#")[::2]
+
+
 def test_no_link_inside_the_site_is_broken(pages):
-    broken = []
+    broken, to_names = [], 0
     for name, page in pages[0].items():
         for link in page.links:
-            if link.startswith(("http:", "https:", "mailto:")): continue
-            target, _, fragment = unquote(link).partition("#")
+            if inside(link) is None: continue
+            target, fragment = inside(link)
             if target and target not in pages[0] and not (pages[1] / target).exists(): broken.append(f"{name}: {link}")
             elif fragment and (target or name) in pages[0] and fragment not in pages[0][target or name].ids: broken.append(f"{name}: {link}")
+            to_names += fragment.startswith("nanochat_course.")
+        broken += [f"{name}: id {i} twice" for i in set(page.ids) if page.ids.count(i) > 1]
     assert not broken
+    assert to_names >= 30, "names in backticks are links to the cells that define them"
+
+
+def test_every_public_name_has_a_place_of_its_own(pages):
+    import importlib
+    for path in (ROOT / "nbs").glob("[0-9]*.ipynb"):
+        module = importlib.import_module(f"nanochat_course.{path.stem[3:]}")
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if callable(thing) and getattr(thing, "__module__", "") == module.__name__ and getattr(thing, "__name__", "") == name:
+                assert f"{module.__name__}.{name}" in pages[0][f"{path.stem}.html"].ids
+
+
+def test_markup_that_readers_should_not_see(pages):
+    for name, page in pages[0].items():
+        prose = re.sub(r"<(pre|code)\b.*?</\1>", "", page.text, flags=re.DOTALL)
+        for leak in (":::", "](http", "[`", "#|", "?@fig"): assert leak not in prose, f"{name}: {leak}"
+
+
+def test_folded_answers_are_rendered_and_closed(pages):
+    text = "".join(p.text for p in pages[0].values())
+    assert text.count("<details") == text.count("</details>") and not re.search(r'<details class="?(tip|note)"?[^>]* open', text)
+    folded = re.findall(r'<details class="?(?:tip|note)"?>(.*?)</details>', text, flags=re.DOTALL)
+    assert len(folded) > 150
+    assert not [f for f in folded if not re.match(r"\s*<summary>", f) or "\n```" in f or "**" in re.sub(r"<(pre|code|math)\b.*?</\1>", "", f, flags=re.DOTALL)]
+    for name, page in pages[0].items():
+        for cell in re.findall(r'<pre class="sourceCode python">.*?</pre>', page.text, flags=re.DOTALL):
+            assert "&lt;details class=" not in cell, f"{name}: a cell shows the answer that it folds"
+
+
+def test_wrapped_lines_know_their_indentation(pages):
+    lines = [m for p in pages[0].values() for m in re.findall(r'<span id="cb\d+-\d+"([^>]*)><a [^>]*></a>(.*)', p.text)]
+    lines += [(m[0], m[1]) for p in pages[0].values() for m in re.findall(r'<span id="cb\d+-\d+"( style="--i:\d+")>(.*)', p.text)]
+    for style, code in lines:
+        spaces = re.match(r"(?:<[^>]*>)*( *)", code)[1]
+        assert style == (f' style="--i:{len(spaces)}"' if spaces else ""), code
+    assert sum(bool(style) for style, _ in lines) > 1000
+
+
+def test_page_for_everybody(pages):
+    for name, page in pages[0].items():
+        assert not re.search(r"<th\b[^>]*>\s*</th>", page.text), f"{name}: an empty table header"
+        assert '<button id="menu" type="button" aria-label="Chapters" aria-expanded="false" aria-controls="chapters">' in page.text
+        assert f'<link rel="canonical" href="{SITE}/{name}">' in page.text
+        for level, attributes, title in re.findall(r"<h([23])([^>]*)>(.*?)</h", page.text[page.text.index("<main"):], flags=re.DOTALL):
+            fragment = re.search(r'id="([^"]+)"', attributes)[1]
+            assert f'<a class="anchor" href="#{fragment}"' in title, f"{name}: no link at the heading {title}"
+
+
+def contrast(a, b):
+    def light(colour):
+        parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055)**2.4 for p in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+    high, low = sorted((light(a), light(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_colour_of_text_can_be_read_in_both_themes():
+    "WCAG asks for 4.5 : 1."
+    css = (ROOT / "tools" / "site" / "style.css").read_text()
+    for theme in re.findall(r"\{ (--ground:.*?)(?:color-scheme|--sans|\})", css, flags=re.DOTALL):
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", theme))
+        for text in ("ink", "soft", "accent", "code", "keyword", "string", "comment", "number", "function"):
+            for ground in ("ground", "panel"): assert contrast(colours[text], colours[ground]) >= 4.5, f"{text} on {ground}"
+    assert contrast("#6a7480", "#f6f7f9") < 4.5           # what comments once had
 
 
 def test_every_image_is_local_and_described(pages):
@@ -54,4 +144,58 @@ def test_every_image_is_local_and_described(pages):
 
 
 def test_the_renderer_had_nothing_to_complain_about(pages):
-    assert "WARNING" not in pages[2].upper()
+    assert "WARN" not in pages[2].upper()
+
+
+def test_names_become_links_where_a_reader_expects_them():
+    index = {"unit_norm": {"30_newton_schulz": "A"}, "train": {"42_train": "B"}, "main": {"42_train": "C", "60_tok_train": "D"}, "Muon": {"31_optim": "E"}}
+    link = lambda text, here="10_tokenizer": build.link_names(text, here, index)
+    assert link("see `unit_norm`.") == "see [`unit_norm`](30_newton_schulz.ipynb#A)."
+    assert link("`Muon`", "31_optim") == "[`Muon`](#E)"
+    assert link("`train` and `train()`") == "`train` and [`train()`](42_train.ipynb#B)"          # a word is not a name
+    assert link("`main()`") == "`main()`" and link("`main()`", "42_train") == "[`main()`](#C)"   # two chapters have it
+    for same in ("[`Muon`](31_optim.ipynb)", "```\n`Muon`\n```", "# `Muon`", '<img alt="`Muon`">', "`` `Muon` ``"): assert link(same) == same
+
+
+QUARTO = """#!{python}
+import pathlib, sys, yaml
+project = pathlib.Path(sys.argv[2])
+config = yaml.safe_load((project / "_quarto.yml").read_text())
+out = project / config["project"]["output-dir"]
+out.mkdir()
+for path in project.glob("*.ipynb"): (out / (path.stem + ".html")).write_text("<table><tr><th></th></tr></table>")
+"""
+
+
+def test_what_quarto_is_given(tmp_path):
+    "Quarto is not needed for this: a stand-in writes one page for each notebook, and the project that it was given is read."
+    copy = checkout(tmp_path / "repo")
+    for path in sorted((copy / "nbs").glob("[2-7]*.ipynb")): path.unlink()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "quarto").write_text(QUARTO.format(python=sys.executable))
+    (tmp_path / "bin" / "quarto").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    (copy / "_docs").mkdir()
+    (copy / "_docs" / "stale.html").write_text("an old page")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "tools/site/build.py"], cwd=copy, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert {p.name for p in (copy / "_docs").iterdir()} == {p.stem + ".html" for p in (copy / "nbs").glob("*.ipynb")}
+    assert "<td></td>" in (copy / "_docs" / "index.html").read_text()
+    config = yaml.safe_load((copy / "_proc" / "_quarto.yml").read_text())
+    assert {"text": "10 The tokenizer", "href": "10_tokenizer.ipynb"} in config["website"]["sidebar"]["contents"][2]["contents"]
+    for theme in config["format"]["html"]["theme"].values(): assert (copy / "_proc" / theme[1]).is_file()
+    assert (copy / "_proc" / config["website"]["favicon"]).is_file() and "pre-render" not in config["project"]
+    for path in (copy / "_proc").glob("*.ipynb"):
+        text = path.read_text()
+        assert "widget-view" not in text and SITE not in text
+        ids = set(re.findall(r'<div id=\\"([^"]+)\\"></div>', text))
+        for fragment in re.findall(r"\]\(#(nanochat_course[^)]*)\)", text): assert fragment in ids
+        assert len(json.loads(text)["cells"]) > 3
+
+
+def test_quarto_by_habit_is_told_what_to_type():
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text())["project"]
+    assert not Path(config["output-dir"]).is_absolute() and ".." not in config["output-dir"]
+    done = subprocess.run([sys.executable, config["pre-render"]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "make docs" in done.stderr and len(done.stderr.splitlines()) == 1

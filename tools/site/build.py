@@ -1,10 +1,10 @@
-"""Render the notebooks as a website: python tools/site/build.py [--serve] [--port 8000]
+"""Render the notebooks as a website: python tools/site/build.py [--serve] [--port 8000] [--pandoc]
 
-nbdev's processors drop hidden cells and link names in backticks to where they are explained; the result goes to _proc/.
+nbdev's processors drop hidden cells; names in backticks become links to the cell that defines them. The result goes to _proc/.
 Quarto renders that where it is installed. Elsewhere this file hands each page to pandoc as Markdown: glue, no renderer of its own.
 Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained.
 """
-import argparse, base64, functools, html, http.server, json, os, re, shutil, subprocess
+import argparse, ast, base64, functools, html, http.server, json, os, re, shutil, subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,28 +15,90 @@ HERE, NBS, PROC, DOCS = ROOT / "tools" / "site", ROOT / "nbs", ROOT / "_proc", R
 READER = "markdown+tex_math_dollars+pipe_tables+fenced_divs+raw_html+auto_identifiers-implicit_figures-yaml_metadata_block+lists_without_preceding_blankline"
 
 
-def process(path):
-    "One notebook through nbdev's processors; exported cells stay, marked with the module they go to."
-    from execnb.nbio import dict2nb
+def defined(source):
+    "Names that a code cell defines: functions, classes, their public methods, methods added by @patch, constants."
+    names = []
+    for node in ast.parse(re.sub(r"(?m)^(\s*)[%!]", r"\1#", source)).body:
+        if isinstance(node, ast.ClassDef):
+            methods = [part.name for part in node.body if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")]
+            names += [node.name, *(f"{node.name}.{method}" for method in methods)]
+        elif isinstance(node, ast.FunctionDef):
+            patched = any(isinstance(d, ast.Name) and d.id == "patch" for d in node.decorator_list)
+            owner = getattr(node.args.args[0].annotation, "id", "") if patched else ""
+            names.append(f"{owner}.{node.name}" if owner else node.name)
+        elif isinstance(node, ast.Assign):
+            names += [t.id for t in node.targets if isinstance(t, ast.Name) and t.id.isupper()]
+    return names
+
+
+def exported(cell):
+    return cell["cell_type"] == "code" and re.match(r"(#\|.*\n)*#\| *export\b", "".join(cell["source"]))
+
+
+def find_names(paths):
+    "{name: {notebook: anchor}} of everything that the notebooks export."
+    index = {}
+    for path in paths:
+        for cell in filter(exported, json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            for name in defined("".join(cell["source"])):
+                anchor = f"nanochat_course.{path.stem[3:]}.{name}"
+                for called in (name, f"{path.stem[3:]}.{name}", anchor): index.setdefault(called, {})[path.stem] = anchor
+    return index
+
+
+CODE = re.compile(r"``.*?``|!?\[(?:`[^`]*`|[^\]`])*\]\([^)]*\)|</?[A-Za-z][^>]*>|`(?P<name>[A-Za-z_][\w.]*)(?P<call>\(\))?`")
+
+
+def link_names(text, here, index):
+    "Names in backticks become links to the cell that defines them: in this chapter, or in the only one that has the name."
+    def link(m):
+        name = m["name"]
+        places = index.get(name, {}) if name and (m["call"] or re.search(r"[_.A-Z]", name)) else {}
+        where = here if here in places else next(iter(places)) if len(places) == 1 else None
+        if where is None: return m[0]
+        return f"[{m[0]}]({'' if where == here else where + '.ipynb'}#{places[where]})"
+    lines, fenced = text.split("\n"), False
+    for i, line in enumerate(lines):
+        if line.lstrip().startswith("```"): fenced = not fenced
+        elif not fenced and not line.startswith(("#", "    ", "<summary", "@")): lines[i] = CODE.sub(link, line)
+    return "\n".join(lines)
+
+
+def process(path, index):
+    "One notebook through nbdev's processors; exported cells stay, marked with their module, and are reached by the names they define."
+    from execnb.nbio import dict2nb, mk_cell
     from nbdev.process import NBProcessor
-    from nbdev.processors import add_links, hide_, hide_line, populate_language, rm_header_dash, strip_ansi
+    from nbdev.processors import hide_, hide_line, populate_language, rm_header_dash, strip_ansi
     raw = json.loads(path.read_text(encoding="utf-8"))
     first = "".join(raw["cells"][0]["source"]) + "\n"
     head = re.match(r"# (.*)\n+(?:> (.*)\n*)?", first)
     front = yaml.safe_dump(dict(title=head[1], description=head[2] or ""), allow_unicode=True)
     raw["cells"][:1] = [dict(cell_type="raw", metadata={}, source=f"---\n{front}---"), dict(cell_type="markdown", metadata={}, source=first[head.end():])]
-    nb = NBProcessor(nb=dict2nb(raw), procs=[populate_language, strip_ansi, hide_line, rm_header_dash, hide_, add_links])
+    nb = NBProcessor(nb=dict2nb(raw), procs=[populate_language, strip_ansi, hide_line, rm_header_dash, hide_])
     module = next((c.directives_["default_exp"][0] for c in nb.nb.cells if "default_exp" in c.directives_), "")
-    exported = {id(c) for c in nb.nb.cells if "export" in c.directives_}
+    exports = {id(c): defined(c.source) for c in nb.nb.cells if "export" in c.directives_}
     nb.process()
     cells = []
     for c in nb.nb.cells:
         if not (c.get("source") or "").strip(): continue
         c.source = c.source.strip("\n")
-        if id(c) in exported: c.source = f'#| classes: export\n#| module: nanochat_course.{module}\n{c.source}'
+        if c.cell_type == "markdown": c.source = link_names(c.source, path.stem, index)
+        if id(c) in exports:
+            c.source = f'#| classes: export\n#| module: nanochat_course.{module}\n{c.source}'
+            anchors = [f'<div id="nanochat_course.{module}.{name}"></div>' for name in exports[id(c)]]
+            if anchors: cells.append(mk_cell("\n".join(anchors), "markdown"))
+        for o in c.get("outputs", []): show_elsewhere(o, path.stem, index)
         cells.append(c)
     nb.nb.cells = cells
     return nb.nb
+
+
+def show_elsewhere(output, here, index):
+    "A stored output for readers without a kernel: a note instead of a widget, names linked in Markdown."
+    data = output.get("data", {})
+    if "application/vnd.jupyter.widget-view+json" in data:
+        output["data"] = {"text/markdown": "::: {.widget}\nInteractive: run the notebook to try it.\n:::"}
+    elif "text/markdown" in data: data["text/markdown"] = link_names("".join(data["text/markdown"]), here, index)
 
 
 def options(source):
@@ -69,7 +131,6 @@ def output_markdown(o, opts, stem, images):
             width = f' width="{int.from_bytes(raw[16:20], "big") * 10 // 11}"' if suffix == "png" else ""
             alt = html.escape(str(opts.get("fig-alt") or opts.get("fig-cap") or "Figure made by the cell above"), quote=True)
             return f'\n\n<img src="{name}" alt="{alt}"{width} loading="lazy">\n\n'
-    if "application/vnd.jupyter.widget-view+json" in data: return "\n\n::: {.widget}\nInteractive: run the notebook to try it.\n:::\n\n"
     if "text/html" in data: return "\n\n```{=html}\n<div class=\"table\">" + data["text/html"] + "</div>\n```\n\n"
     if "text/markdown" in data: return "\n\n" + data["text/markdown"] + "\n\n"
     return fence(data.get("text/plain", "").rstrip("\n"), ".output") if data.get("text/plain", "").strip() else ""
@@ -118,29 +179,48 @@ def nav_html(pages, titles, here):
     return "\n".join(out)
 
 
+def without_empty_headers(page):
+    "The corner of a table is no header: a screen reader would announce an empty one."
+    return re.sub(r"<th((?: [^>]*)?)>\s*</th>", r"<td\1></td>", page)
+
+
+def finish(page):
+    "What pandoc leaves out: each line's indentation, for the lines that go on below, and a link at each heading."
+    def indent(m):
+        spaces = len(m[2]) - len(m[2].lstrip(" "))
+        return f'<span id="{m[1]}" style="--i:{spaces}">{m[0][m[0].index(">") + 1:]}' if spaces else m[0]
+    page = re.sub(r'<span id="(cb\d+-\d+)"><a href="#cb\d+-\d+" aria-hidden="true" tabindex="-1"></a>(?:<span[^>]*>)?( *)', indent, page)
+    page = re.sub(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>',
+                  r'<h\1\2 id="\3"\4>\5 <a class="anchor" href="#\3" aria-label="Link to this section">#</a></h\1>', page, flags=re.DOTALL)
+    return without_empty_headers(page)
+
+
 def with_pandoc(config, pages, notebooks):
     import pypandoc
     pandoc = shutil.which("pandoc") or pypandoc.get_pandoc_path()
     shutil.rmtree(DOCS, ignore_errors=True)
     DOCS.mkdir()
-    shutil.copy(HERE / "style.css", DOCS / "style.css")
+    for name in ("style.css", "page.js", "favicon.svg"): shutil.copy(HERE / name, DOCS / name)
     texts = {Path(p).stem: page_markdown(notebooks[p], Path(p).stem) for _, p in pages}
     titles = {stem: str(meta.get("title", stem)) for stem, (meta, _) in texts.items()}
-    order = list(texts)
+    order, site = list(texts), config["website"]
+
+    def near(i, side):
+        return f'<a class="{side}" href="{order[i]}.html">{html.escape(titles[order[i]])}</a>' if 0 <= i < len(order) else ""
 
     def render(stem):
         meta, text = texts[stem]
-        i = order.index(stem)
-        near = lambda j, side: f'<a class="{side}" href="{order[j]}.html">{html.escape(titles[order[j]])}</a>' if 0 <= j < len(order) else ""
-        variables = dict(sitetitle=config["website"]["title"], nav=nav_html(pages, titles, stem), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
-                         repo=config["website"]["repo-url"], notebook=f"{stem}.ipynb")
-        metadata = dict(title=titles[stem], pagetitle=f"{titles[stem]} | {config['website']['title']}", description=meta.get("description", ""))
+        i, out = order.index(stem), DOCS / f"{stem}.html"
+        variables = dict(sitetitle=site["title"], nav=nav_html(pages, titles, stem), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
+                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html")
+        metadata = dict(title=titles[stem], pagetitle=f"{titles[stem]} | {site['title']}", description=meta.get("description", ""))
         args = [pandoc, "-f", READER, "-t", "html5", "--mathml", "--toc", "--toc-depth=3", "--template", str(HERE / "page.html"),
-                "--lua-filter", str(HERE / "callouts.lua"), "--wrap=none", "--syntax-highlighting=pygments", "-o", str(DOCS / f"{stem}.html")]
+                "--wrap=none", "--syntax-highlighting=pygments", "-o", str(out)]
         for k, v in variables.items(): args += ["-V", f"{k}={v}"]
         for k, v in metadata.items(): args += ["-M", f"{k}={v}"]
         done = subprocess.run(args, input=text, text=True, capture_output=True)
         if done.returncode: raise SystemExit(f"pandoc failed on {stem}: {done.stderr}")
+        out.write_text(finish(out.read_text(encoding="utf-8")), encoding="utf-8")
         return [f"{stem}: {line}" for line in done.stderr.splitlines() if line.strip()]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool: warnings = [w for ws in pool.map(render, order) for w in ws]
@@ -148,9 +228,30 @@ def with_pandoc(config, pages, notebooks):
     print(f"{len(order)} pages in {DOCS}")
 
 
+def with_quarto(config, pages, notebooks):
+    "The processed notebooks and the configuration go to _proc/; what Quarto makes of them there is moved to _docs/."
+    from execnb.nbio import write_nb
+    shutil.rmtree(PROC, ignore_errors=True)
+    shutil.copytree(HERE, PROC / "tools" / "site", ignore=shutil.ignore_patterns("*.py", "__pycache__", "page.*"))
+    number = lambda page: {"text": f"{page[:2]} {title(notebooks[page])}", "href": page} if page[:2].isdigit() else page
+    for item in config["website"]["sidebar"]["contents"]:
+        if not isinstance(item, str): item["contents"] = [number(page) for page in item["contents"] if page in notebooks]
+    config["project"].pop("pre-render")
+    (PROC / "_quarto.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
+    for page, nb in notebooks.items(): write_nb(nb, PROC / page)
+    subprocess.run(["quarto", "render", str(PROC)], check=True)
+    shutil.rmtree(DOCS, ignore_errors=True)
+    shutil.move(PROC / config["project"]["output-dir"], DOCS)
+    for path in DOCS.glob("*.html"): path.write_text(without_empty_headers(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def title(nb):
+    return yaml.safe_load(nb.cells[0].source.strip().strip("-"))["title"]
+
+
 def readme():
     "README.md from nbs/index.ipynb."
-    nb = process(NBS / "index.ipynb")
+    nb = process(NBS / "index.ipynb", {})
     meta, parts = {}, []
     for c in nb.cells:
         if c.cell_type == "raw": meta = yaml.safe_load(c.source.strip().strip("-")) or {}
@@ -172,20 +273,16 @@ def main():
     parser.add_argument("--serve", action="store_true", help="serve _docs on the loopback address afterwards")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--readme", action="store_true", help="only write README.md")
+    parser.add_argument("--pandoc", action="store_true", help="render with pandoc even where Quarto is installed")
     args = parser.parse_args()
     os.chdir(ROOT)
     if args.readme: return readme()
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
     pages = list(sidebar_pages(config))
-    notebooks = {page: process(NBS / page) for _, page in pages}
-    if shutil.which("quarto"):
-        from execnb.nbio import write_nb
-        shutil.rmtree(PROC, ignore_errors=True)
-        PROC.mkdir()
-        shutil.copy(ROOT / "_quarto.yml", PROC / "_quarto.yml")
-        for page, nb in notebooks.items(): write_nb(nb, PROC / page)
-        subprocess.run(["quarto", "render", str(PROC)], check=True)
-    else: with_pandoc(config, pages, notebooks)
+    index = find_names([NBS / page for _, page in pages if page[:2].isdigit()])
+    notebooks = {page: process(NBS / page, index) for _, page in pages}
+    render = with_quarto if shutil.which("quarto") and not args.pandoc else with_pandoc
+    render(config, pages, notebooks)
     if args.serve:
         handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(DOCS))
         print(f"http://127.0.0.1:{args.port}/index.html (stop with Ctrl-C)", flush=True)

@@ -1,0 +1,58 @@
+"help() shows what the comments of a signature say."
+import importlib, inspect, pydoc, re
+from pathlib import Path
+
+import pytest
+from fastcore.docments import docments
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(p.stem for p in (ROOT / "nanochat_course").glob("*.py") if not p.stem.startswith("_"))
+
+
+def public(module):
+    "Functions and classes that a module offers and defines."
+    for name in module.__all__:
+        thing = getattr(module, name)
+        plain = inspect.unwrap(thing) if callable(thing) else thing
+        if (inspect.isfunction(plain) or inspect.isclass(plain)) and plain.__module__ == module.__name__: yield name, thing
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_documented_parameter_is_in_help(name):
+    "fastcore reads the comments in its own way; whatever it finds has to be in the docstring."
+    found = 0
+    for label, thing in public(importlib.import_module(f"nanochat_course.{name}")):
+        if re.match(r"def .*\): [^#\n]", inspect.getsource(inspect.unwrap(thing))): continue   # all on one line: its comment is about the body
+        doc = inspect.getdoc(thing) or ""
+        try: comments = docments(thing, full=True)
+        except (SyntaxError, TypeError, ValueError, KeyError): continue         # a one-line body behind the signature: fastcore cannot read it
+        for parameter, said in comments.items():
+            if parameter == "self" or not said.docment or (parameter == "return" and inspect.isclass(thing)): continue
+            for line in said.docment.splitlines(): assert line.strip() in doc, f"{label}({parameter}) is not explained in help(): {said.docment!r}"
+            found += 1
+    assert found or name == "__init__"
+
+
+def test_methods_fields_and_patches_are_explained():
+    from nanochat_course import chat_sft, mid_train, optim, tokenizer
+    assert "Parameters:\n" in inspect.getdoc(tokenizer.Tokenizer.encode)
+    assert "special_tokens: names; their ids follow the last merge" in inspect.getdoc(tokenizer.Tokenizer)     # from its base class
+    init = inspect.getdoc(optim.MuonAdamW.__init__)
+    assert init.startswith("Parameters:\n    param_groups: ") and init.splitlines()[1].strip() in inspect.getdoc(optim.MuonAdamW)
+    inherited = [line for line in inspect.getdoc(mid_train.MidTrainConfig).splitlines() if line.startswith("    corpus: ")]
+    assert inherited and inherited[0] in inspect.getdoc(chat_sft.ChatSFTConfig)
+
+
+def test_one_line_bodies_and_several_names_on_a_line():
+    from nanochat_course import exercises, scaling
+    assert "name: shown, and kept in the learner's progress" in inspect.getdoc(exercises.exercise)
+    assert "total_batch_size, device_batch_size: batch, in tokens and in rows per rank" in inspect.getdoc(scaling.plan)
+
+
+def test_a_long_default_is_shown_by_its_name_and_is_still_itself():
+    from nanochat_course.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, train_bpe
+    shown = pydoc.plain(pydoc.render_doc(train_bpe))
+    assert "pattern: str = SPLIT_PATTERN" in shown and SPLIT_PATTERN[:40] not in shown
+    parameters = inspect.signature(train_bpe).parameters
+    assert parameters["pattern"].default == SPLIT_PATTERN == inspect.unwrap(train_bpe).__defaults__[0]
+    assert parameters["special_tokens"].default == SPECIAL_TOKENS
