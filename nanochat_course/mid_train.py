@@ -75,7 +75,8 @@ def find_tag(
     "Which model there is after a stage; an error says what to run if there is none."
     command = f"python -m nanochat_course.{STAGE_COMMAND[stage]}"
     root = checkpoint_dir(stage, "x").parent
-    found = {p.name: p.stat().st_mtime for p in (root.iterdir() if root.is_dir() else ()) if latest_step(p) is not None}
+    folders = [p for p in (root.iterdir() if root.is_dir() else ()) if ".old-" not in p.name]      # .old-: set aside
+    found = {p.name: p.stat().st_mtime for p in folders if latest_step(p) is not None}
     if tag and tag not in found: raise CourseError(f"no {stage} checkpoint of model {tag!r}, there is {', '.join(sorted(found)) or 'none'}: run {command} --model-tag {tag} first")
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
