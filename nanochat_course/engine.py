@@ -319,7 +319,7 @@ class Row:
         self.tokens, self.mask, self.logprobs, self.stop = [], [], [], None
         self.tool = ToolUse(tokenizer)
 
-# %% ../nbs/52_engine.ipynb #c95284d4
+# %% ../nbs/52_engine.ipynb #3396daa7
 def token_ids(
     prompt,    # list, tuple, array or tensor of token ids
 )->list:       # of int
@@ -444,7 +444,8 @@ class Engine:
         batch_size:int=64,       # rows at a time, at least num_samples; changes nothing but memory and speed
     )->list:                     # of `Generation`: all samples of the first prompt, then of the second, …
         "Generate to the end."
-        one = isinstance(prompts, str) or len(prompts) > 0 and isinstance(prompts, (list, tuple)) and not hasattr(prompts[0], "__len__")
+        numbers = isinstance(prompts, (list, tuple)) and len(prompts) > 0 and not hasattr(prompts[0], "__len__")
+        one = numbers or isinstance(prompts, str) or getattr(prompts, "ndim", 0) == 1
         prompts = [token_ids(p) for p in ([prompts] if one else prompts)]
         self.check(prompts, num_samples, max_tokens, temperature, top_k)
         seeds, done, n = self.seeds(seed, len(prompts) * num_samples), [], max(1, batch_size // num_samples)
