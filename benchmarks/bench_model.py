@@ -2,11 +2,18 @@
 
     python benchmarks/bench_model.py                 # the laptop size; about a minute
     python benchmarks/bench_model.py --compile       # also with torch.compile, whose first step takes long
+    python benchmarks/bench_model.py --loop [--nanochat FOLDER] [--before FOLDER] [--rounds 2] [--steps 25]
 
 Prints tables and writes benchmarks/results/model.json. Rows are measured in turns, round by round, and the best round of
 each counts, so that another program on the machine disturbs all of them alike.
+
+With --loop, whole programs instead of steps: `base_train` of the laptop preset with its loader and its log, in processes of
+their own, in turns, in several environments; with --nanochat its own `scripts.base_train` (a checkout; bfloat16, compiled) on
+the same shards with the same tokenizer, size and batch; with --before the `base_train` of an earlier checkout of the course.
+Tokens a second: the median of the steps after the fifth, the best round of each. Needs the corpus and the tokenizer of the
+laptop preset (`nanochat-speedrun --preset laptop --until tok_train`). Writes benchmarks/results/loop.json.
 """
-import argparse, json, math, time
+import argparse, json, math, os, pickle, re, resource, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
 import torch
 from nanochat_course.common import machine
@@ -78,13 +85,101 @@ def parts(model, args, rounds):
     return best
 
 
+# Whole training loops
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = {"ours": {}, "ours, threads that wait sleep": dict(OMP_WAIT_POLICY="PASSIVE")} | {
+    f"ours, threads spin {n:,} times": dict(GOMP_SPINCOUNT=str(n)) for n in (1_000, 10_000, 100_000)}
+
+
+def run_program(command, folder, env):
+    "Run one program; returns its output and what the system counted."
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "MALLOC_"))} | env
+    r = subprocess.run([sys.executable, *command], cwd=folder, env=env, capture_output=True, text=True)
+    if r.returncode: raise SystemExit(f"{' '.join(command)}: {(r.stderr or r.stdout).strip()[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    counted = {k: getattr(after, f) - getattr(before, f) for k, f in dict(user="ru_utime", system="ru_stime", page_faults="ru_minflt").items()}
+    return r.stdout, dict(counted, wall=time.perf_counter() - start)
+
+
+def our_loop(data, steps, folder, env):
+    "`base_train` of the laptop preset, a few steps of it."
+    from nanochat_course.speedrun import PRESETS, command_line
+    flags = dict(PRESETS["laptop"]["base_train"], num_iterations=steps, eval_every=0, save_every=0, eval_tokens=4096)
+    with tempfile.TemporaryDirectory() as base:
+        os.symlink(data / "data", f"{base}/data")
+        shutil.copytree(data / "tokenizer", f"{base}/tokenizer")
+        _, counted = run_program(command_line("base_train", flags)[1:], folder, env | dict(PYTHONPATH=str(folder), NANOCHAT_COURSE_DIR=base))
+        lines = [json.loads(line) for line in Path(base, "report/base_train.jsonl").read_text().splitlines()]
+    speeds = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line]
+    return dict(counted, tokens_per_second=statistics.median(speeds[5:]), loss=[line["loss"] for line in lines if "loss" in line][-1])
+
+
+NANOCHAT = """
+import importlib.util, runpy, sys, types
+for name in ("wandb", "rustbpe"):                          # imported, and not needed to train
+    if importlib.util.find_spec(name) is None: sys.modules[name] = types.ModuleType(name)
+sys.argv = sys.argv[1:]
+runpy.run_module("scripts.base_train", run_name="__main__", alter_sys=True)
+"""
+
+
+def nanochat_loop(data, steps, folder, cache):
+    "nanochat's own script; its tokenizer is ours, stored as it wants it."
+    from nanochat_course.speedrun import PRESETS
+    from nanochat_course.tokenizer import Tokenizer
+    p, tokenizer = PRESETS["laptop"]["base_train"], Tokenizer.load(data / "tokenizer")
+    flags = {"depth": p["depth"], "head-dim": 64, "window-pattern": "L", "max-seq-len": p["max_seq_len"], "device-batch-size": p["total_batch_size"] // p["max_seq_len"],
+             "total-batch-size": p["total_batch_size"], "num-iterations": steps, "eval-every": -1, "core-metric-every": -1, "sample-every": -1}
+    with tempfile.TemporaryDirectory() as base:
+        os.symlink(next(data.glob("data/docstrings")), f"{base}/base_data_climbmix")
+        os.mkdir(f"{base}/tokenizer")
+        Path(base, "tokenizer/tokenizer.pkl").write_bytes(pickle.dumps(tokenizer.core))
+        torch.save(tokenizer.token_bytes(), f"{base}/tokenizer/token_bytes.pt")
+        env = dict(NANOCHAT_BASE_DIR=base, NANOCHAT_DTYPE="bfloat16", PYTHONPATH=str(folder), TORCHINDUCTOR_CACHE_DIR=str(cache))
+        out, counted = run_program(["-c", NANOCHAT, "base_train", *(f"--{k}={v}" for k, v in flags.items())], folder, env)
+    speeds = [int(n.replace(",", "")) for n in re.findall(r"tok/sec: ([0-9,]+)", out)]
+    return dict(counted, tokens_per_second=statistics.median(speeds[5:]), loss=float(re.findall(r"loss: ([0-9.]+)", out)[-1]))
+
+
+def loops(args):
+    "The training loops in turns."
+    from nanochat_course.common import base_dir
+    data, rows = args.data or base_dir(), {}
+    if not (data / "tokenizer").exists(): raise SystemExit(f"no tokenizer in {data}: run nanochat-speedrun --preset laptop --until tok_train first, or name another --data")
+    cache, out = Path(tempfile.gettempdir()) / "bench_model_inductor", args.out or ROOT / "benchmarks/results/loop.json"   # kept: compiling takes long
+    programs = {name: lambda env=env: our_loop(data, args.steps, ROOT, env) for name, env in ENVIRONMENTS.items() if name == "ours" or not args.only_ours}
+    if args.before:
+        programs["before"] = lambda: our_loop(data, args.steps, args.before.resolve(), {})
+        programs["before, threads that wait sleep"] = lambda: our_loop(data, args.steps, args.before.resolve(), dict(OMP_WAIT_POLICY="PASSIVE"))
+    if args.nanochat: programs["nanochat"] = lambda: nanochat_loop(data, args.steps, args.nanochat.resolve(), cache)
+    for _ in range(args.rounds):
+        for name, program in programs.items():
+            result = program()
+            if name not in rows or result["tokens_per_second"] > rows[name]["tokens_per_second"]: rows[name] = result
+            print(f"{name:40}{result['tokens_per_second']:10,.0f} tokens/s {result['page_faults'] / 1e6:8.2f} million page faults "
+                  f"{result['system']:6.1f} s system {result['wall']:6.1f} s in all, loss {result['loss']:.4f}", flush=True)
+            out.write_text(json.dumps(dict(date=time.strftime("%Y-%m-%d"), command=" ".join(["python benchmarks/bench_model.py --loop", f"--rounds {args.rounds} --steps {args.steps}"]),
+                                           load_average=os.getloadavg(), machine=machine(), rows=rows), indent=1) + "\n")
+    if "nanochat" in rows: print(f"ours / nanochat: {rows['ours']['tokens_per_second'] / rows['nanochat']['tokens_per_second']:.2f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, value in dict(depth=4, width=256, vocab=4096, seq_len=512, batch=8, rounds=7).items(): parser.add_argument("--" + name.replace("_", "-"), type=int, default=value)
+    for name, value in dict(depth=4, width=256, vocab=4096, seq_len=512, batch=8, rounds=0, steps=25).items(): parser.add_argument("--" + name.replace("_", "-"), type=int, default=value)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
-    parser.add_argument("--out", default=Path(__file__).parent / "results" / "model.json", type=Path)
+    parser.add_argument("--loop", action="store_true", help="compare whole training programs")
+    parser.add_argument("--nanochat", type=Path, help="folder of a nanochat checkout, for --loop")
+    parser.add_argument("--before", type=Path, help="folder of an earlier checkout of the course, for --loop")
+    parser.add_argument("--data", type=Path, help="folder with tokenizer/ and data/docstrings/, for --loop; default: NANOCHAT_COURSE_DIR")
+    parser.add_argument("--only-ours", action="store_true", help="for --loop: leave out our own variants")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
+    args.rounds = args.rounds or (2 if args.loop else 7)
+    if args.loop: return loops(args)
+    args.out = args.out or ROOT / "benchmarks/results/model.json"
     tokens = args.batch * args.seq_len
     bf16, fp32 = torch.bfloat16, torch.float32
     variants = {"bfloat16, heads of 64": (bf16, 64, "auto"), "bfloat16, heads of 128": (bf16, 128, "auto"),

@@ -11,11 +11,11 @@ import math
 import torch, torch.nn.functional as F
 from .common import CourseError
 
-# %% ../nbs/20_attention.ipynb #ea758560
+# %% ../nbs/20_attention.ipynb #4be40dd3
 def rotary_tables(
     seq_len:int,        # number of positions
     head_dim:int,       # channels of one head, even
-    base:float=10000.,  # the slowest pair of channels turns once in about 2π·base tokens
+    base:float=10000.,  # the slowest pair of channels turns once in 2π·base^(1 - 2/head_dim) tokens
     device=None,        # where the tables live
 )->tuple:               # cos and signed sin: (seq_len, head_dim), float32
     "Cosine and sine of every position's angle in every pair of channels (Su et al. 2021, arXiv 2104.09864)."
@@ -133,7 +133,7 @@ class BlockAttention(torch.autograd.Function):
             dq.append((ds @ k[:, :, s:b]).unflatten(2, (-1, b - a)))
         return torch.cat(dq, 3).flatten(1, 2) * scale, (dk * scale).to(k.dtype), dv.to(v.dtype), None, None
 
-# %% ../nbs/20_attention.ipynb #064b94ca
+# %% ../nbs/20_attention.ipynb #6d92520d
 def window_blocks(
     T:int,           # tokens
     window:int,      # how many tokens before itself a token sees
@@ -143,10 +143,15 @@ def window_blocks(
     "The squares of scores that a causal window touches, without building a T x T mask."
     from torch.nn.attention.flex_attention import BlockMask
     n = -(-T // block)
-    i = torch.arange(n, device=device, dtype=torch.int32)
-    first = (i * block - window).clamp(min=0) // block                             # (n,) the earliest key block seen
-    order = (first[:, None] + i).clamp(max=n - 1).to(torch.int32)                  # (n, n) key blocks of each query block
-    return BlockMask.from_kv_blocks((i - first + 1).to(torch.int32)[None, None], order[None, None], BLOCK_SIZE=block, seq_lengths=(T, T),
+    i = torch.arange(n, device=device, dtype=torch.int32)                          # blocks of queries
+    first = (i * block - window).clamp(min=0) // block                             # (n,) the earliest key block that some query sees
+    inner = ((i + 1) * block - 1 - window).clamp(min=0)                            # (n,) the earliest key that every query sees
+    inner = torch.minimum((inner + block - 1) // block, i)                         # (n,) the earliest key block that every query sees
+    old = (inner - first)[:, None]                                                 # (n, 1) blocks with keys too old for some query
+    edge = torch.where(i < old, first[:, None] + i, i[:, None])                    # (n, n) these blocks, then the diagonal
+    whole = (inner[:, None] + i).clamp(max=n - 1)                                  # (n, n) blocks in which nothing is masked
+    listed = lambda count, blocks: (count.to(torch.int32)[None, None], blocks.to(torch.int32)[None, None])
+    return BlockMask.from_kv_blocks(*listed(inner - first + 1, edge), *listed(i - inner, whole), BLOCK_SIZE=block, seq_lengths=(T, T),
                                     mask_mod=lambda b, h, i, j: (i >= j) & (i - j <= window))
 
 def flex_window_attention(
@@ -177,7 +182,7 @@ def attention(
     if backend == "naive": return naive_attention(q, k, v, window)
     raise CourseError(f"attention backend {backend!r} cannot serve window {window} of {T} tokens: use auto, full (no window), blocks, flex or naive")
 
-# %% ../nbs/20_attention.ipynb #b61cb2f4
+# %% ../nbs/20_attention.ipynb #e21f410e
 class KVCache:
     "Keys and values of the tokens seen so far, for every layer; rows may have different lengths."
     def __init__(self,
@@ -223,13 +228,15 @@ class KVCache:
     )->torch.Tensor:         # (B, H, T, D)
         "Store the new keys and values, and attend to everything stored."
         T, K, V, gqa = q.shape[2], self.k[layer], self.v[layer], q.shape[1] != k.shape[1]
-        if self.even: K[:, :, self.first:self.end], V[:, :, self.first:self.end] = k, v
+        if self.even:
+            K.narrow(2, self.first, T).copy_(k)
+            V.narrow(2, self.first, T).copy_(v)
         else:
             row = torch.arange(self.batch_size, device=K.device)[:, None]          # (B, 1) beside positions (B, T)
             K[row, :, self.positions], V[row, :, self.positions] = k.transpose(1, 2), v.transpose(1, 2)
         if self.even and self.first == 0: return attention(q, k, v, window)
         begin = max(0, self.first - window) if window >= 0 else 0                  # nobody sees what is before
-        K, V = K[:, :, begin:self.end], V[:, :, begin:self.end]
+        K, V = (x.narrow(2, begin, self.end - begin) for x in (K, V))
         if self.even and T == 1: return F.scaled_dot_product_attention(q, K, V, enable_gqa=gqa)
         keys, out = torch.arange(begin, self.end, device=K.device), []
         for qn, pos in zip(q.split(256, 2), self.positions.split(256, -1)):        # a strip of the mask at a time

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'BaseTrainConfig', 'base_plan', 'build_model', 'base_train', 'main']
 
-# %% ../nbs/61_base_train.ipynb #d5d8687d
+# %% ../nbs/61_base_train.ipynb #83b0b4ed
 from dataclasses import asdict, dataclass
 import torch
 from .common import Runtime, base_dir, corpus_dir, run_main, runtime, save_result, seed_everything
@@ -15,7 +15,7 @@ from .gpt import GPT, GPTConfig
 from .optim import param_groups
 from .zero2 import make_optimizer
 from .scaling import Plan, plan
-from .precision import compile_model, convert_to_fp8
+from .precision import compile_model, convert_to_fp8, without_fp8
 from .checkpoint import checkpoint_dir
 from .train import LoopConfig, open_log, train
 from .evaluation import evaluate_bpb, sample_texts
@@ -87,7 +87,7 @@ def build_model(
     model.init_weights()
     return model
 
-# %% ../nbs/61_base_train.ipynb #1b03d02e
+# %% ../nbs/61_base_train.ipynb #ddac6b37
 PROMPTS = ["json.dumps(obj", "Return the", "class ", "The file is"]
 
 def base_train(config:BaseTrainConfig)->dict: # metrics of the finished run
@@ -99,20 +99,21 @@ def base_train(config:BaseTrainConfig)->dict: # metrics of the finished run
         rt.print(p.table())
         model = build_model(GPTConfig(**p.model_config()), rt)
         if config.fp8: rt.print(f"fp8: {len(convert_to_fp8(model, rt))} layers")
-        optimizer = make_optimizer(param_groups(model, **p.learning_rates()), rt)
+        optimizer, compiled = make_optimizer(param_groups(model, **p.learning_rates()), rt), compile_model(model, rt, config.compile)
         B, T, token_bytes = p.device_batch_size, p.sequence_len, tokenizer.token_bytes().to(rt.device)
 
         def batches(state): return DataLoader(tokenizer, shards, "train", B, T, rt, state=state, skip_corrupt=config.skip_corrupt)
         def evaluate(step):
             val = DataLoader(tokenizer, shards, "val", B, T, rt, epochs=1)
-            return dict(val_bpb=evaluate_bpb(model, val, max(1, config.eval_tokens // (B * T * rt.world_size)), token_bytes, rt))
+            with without_fp8(compiled):                          # as the model will be loaded; compiled once, as training is
+                return dict(val_bpb=evaluate_bpb(compiled, val, max(1, config.eval_tokens // (B * T * rt.world_size)), token_bytes, rt))
         def sample(step):
             if rt.is_main: rt.print("\n".join(f"  {s['prompt']!r} -> {s['text']!r}" for s in sample_texts(model, tokenizer, PROMPTS[:2], (0.,), 24)))
 
         directory = checkpoint_dir("base", config.model_tag or f"d{config.depth}")
         log = open_log(base_dir() / "report" / "base_train.jsonl", directory, rt, tracker=config.tracker, run=config.run, config=asdict(config))
         loop = LoopConfig(p.num_iterations, p.grad_accum_steps, p.grad_clip, config.eval_every, config.sample_every, config.save_every)
-        result = train(compile_model(model, rt, config.compile), optimizer, batches, loop, rt, schedule=p.schedule(), evaluate=evaluate,
+        result = train(compiled, optimizer, batches, loop, rt, schedule=p.schedule(), evaluate=evaluate,
                        sample=sample, log=log, checkpoint_dir=directory, meta=dict(stage="base_train", config=asdict(config)), desc="pretraining")
         metrics = dict(result["metrics"], train_loss=result["loss"], parameters=p.params["total"], tokens_per_second=round(result["tokens_per_second"]))
         samples = [dict(prompt=s["prompt"], text=s["text"]) for s in sample_texts(model, tokenizer, PROMPTS, (0.,), 32)] if rt.is_main else []

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MAX_LENGTH', 'MAX_DEPTH', 'MAX_DIGITS', 'MAX_BITS', 'MAX_EXPONENT', 'linear_of', 'norm', 'Decoder', 'ModelDecoder',
            'prefill', 'sample_seed', 'uniforms', 'sample', 'TextStream', 'Refused', 'Arithmetic', 'show_number',
-           'use_calculator', 'ToolUse', 'to_parts', 'Generation', 'Row', 'Engine']
+           'use_calculator', 'ToolUse', 'to_parts', 'Generation', 'Row', 'token_ids', 'Engine']
 
-# %% ../nbs/52_engine.ipynb #ade25639
-import codecs, hashlib, re
+# %% ../nbs/52_engine.ipynb #4d46cb66
+import codecs, functools, hashlib, math, operator, re
 from collections import deque
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -32,8 +32,19 @@ def linear_of(
     few = 3 if w.dtype == torch.float32 else 0                                   # for a few rows in float32 the plain product is faster
     return lambda x: F.linear(x, w) if len(x) <= few else call(x, packed, None, "none", [], "")
 
-# %% ../nbs/52_engine.ipynb #f25164f5
-def norm(x): return F.rms_norm(x, x.shape[-1:], eps=1e-6)    # the model's, without its backward pass
+# %% ../nbs/52_engine.ipynb #00adec64
+def norm(
+    x:torch.Tensor,         # (…, n)
+    eps:float=1e-6,         # as in the model
+)->torch.Tensor:            # the same shape, mean square 1
+    "The model's norm without its backward pass; on a CPU in as few operations as possible."
+    if x.dtype != torch.float32 or x.is_cuda: return F.rms_norm(x, x.shape[-1:], eps=eps)
+    n = x.shape[-1]
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.addcdiv(_number(0.), x, torch.hypot(length, _number(math.sqrt(n * eps))), value=math.sqrt(n))
+
+@functools.cache
+def _number(x): return torch.tensor(x, device="cpu")        # made once
 
 class Decoder:
     "A model's weights, cast once and laid out for reading tokens."
@@ -76,8 +87,8 @@ class Decoder:
             qk = h[:, :, :H + G]
             qk = norm(torch.addcmul(qk * cos, qk.roll(D // 2, -1), sin)).transpose(1, 2)                   # rotated: (B, H+G, T, D)
             y = cache.attend(layer, qk[:, :H], qk[:, H:], h[:, :, H + G:].transpose(1, 2), window)
-            x = x + proj(y.transpose(1, 2).reshape(B*T, -1).to(to))
-            x = x + out(F.relu_(fc(norm(x).to(to))).square_())
+            x += proj(y.transpose(1, 2).reshape(B*T, -1).to(to))
+            x += out(F.relu_(fc(norm(x).to(to))).square_())
         cache.advance(T)
         if T > 1: x = x.view(B, T, -1)[torch.arange(B, device=x.device), T - 1 if last is None else last]
         return self.head(norm(x).to(to))[:, :cfg.vocab_size].float()
@@ -308,7 +319,16 @@ class Row:
         self.tokens, self.mask, self.logprobs, self.stop = [], [], [], None
         self.tool = ToolUse(tokenizer)
 
-# %% ../nbs/52_engine.ipynb #5f8a24cb
+# %% ../nbs/52_engine.ipynb #3396daa7
+def token_ids(
+    prompt,    # list, tuple, array or tensor of token ids
+)->list:       # of int
+    "A prompt as the engine takes it; text is refused with the way to encode it."
+    if isinstance(prompt, torch.Tensor): prompt = prompt.tolist()
+    if isinstance(prompt, str): raise CourseError("a prompt is text, and token ids are wanted: tokenizer.encode(text, prepend=tokenizer.bos)")
+    try: return [operator.index(t) for t in prompt]
+    except TypeError: raise CourseError(f"a prompt is {str(prompt)[:40]!r}: give a list of token ids") from None
+
 class Engine:
     "Generates from a model: prefill, then one token per step for all rows, with the calculator."
     def __init__(self,
@@ -328,7 +348,7 @@ class Engine:
             self._decoder, self.version = (Decoder if Decoder.fits(self.source) else ModelDecoder)(self.source, self.dtype), version
         return self._decoder
 
-    def check(self, prompts, max_tokens, temperature, top_k):
+    def check(self, prompts, num_samples, max_tokens, temperature, top_k):
         "Refuse what cannot be generated."
         cfg = self.source.config
         for p in prompts:
@@ -336,7 +356,9 @@ class Engine:
             if not (0 <= min(p) and max(p) < cfg.vocab_size):
                 raise CourseError(f"a prompt holds token ids outside of 0 to {cfg.vocab_size - 1}: is this the model's tokenizer?")
             if len(p) >= cfg.sequence_len: raise CourseError(f"a prompt of {len(p)} tokens leaves no room in the context of {cfg.sequence_len}: shorten it")
-        if not temperature >= 0: raise CourseError(f"temperature is {temperature}: use 0 (always the most likely token) or more")
+        if not (temperature == 0 or 1e-4 <= temperature < float("inf")):
+            raise CourseError(f"temperature is {temperature}: use 0 (always the most likely token), or a number from 0.0001 on")
+        if num_samples < 1: raise CourseError(f"num_samples is {num_samples}: use 1 or more")
         if top_k is not None and top_k < 0: raise CourseError(f"top_k is {top_k}: use 1 or more, or 0 for all tokens")
         if max_tokens is not None and max_tokens < 1: raise CourseError(f"max_tokens is {max_tokens}: use 1 or more")
 
@@ -351,7 +373,7 @@ class Engine:
         logprobs:bool=True,      # compute them?
     ):                           # yields the list of rows still being written, after each step
         "Generate for all prompts; each `Row` fills while this runs."
-        self.check(prompts, max_tokens, temperature, top_k)
+        self.check(prompts, num_samples, max_tokens, temperature, top_k)
         stops = self.stops if stop is None else {t: self.stops.get(t, "stop") for t in stop}
         room = self.source.config.sequence_len
         limit = lambda p: min(room - len(p), max_tokens or room)
@@ -406,7 +428,7 @@ class Engine:
         stop=None,               # ids of tokens that end a row; None: <|assistant_end|>, <|bos|> and all that only others may write
     ):                           # yields per step: tokens (None for a row that has ended), masks (1 sampled, 0 forced by a tool)
         "Stream the tokens of all samples, step by step; a stop token is the last of its row."
-        for alive in self.run([list(tokens)], num_samples, max_tokens, temperature, top_k, self.seeds(seed, num_samples), stop, logprobs=False):
+        for alive in self.run([token_ids(tokens)], num_samples, max_tokens, temperature, top_k, self.seeds(seed, num_samples), stop, logprobs=False):
             column, masks = [None] * num_samples, [0] * num_samples
             for r in alive: column[r.index], masks[r.index] = r.tokens[-1], r.mask[-1]
             yield column, masks
@@ -422,7 +444,10 @@ class Engine:
         batch_size:int=64,       # rows at a time, at least num_samples; changes nothing but memory and speed
     )->list:                     # of `Generation`: all samples of the first prompt, then of the second, …
         "Generate to the end."
-        prompts = [list(p) for p in ([prompts] if prompts and isinstance(prompts[0], int) else prompts)]
+        numbers = isinstance(prompts, (list, tuple)) and len(prompts) > 0 and not hasattr(prompts[0], "__len__")
+        one = numbers or isinstance(prompts, str) or getattr(prompts, "ndim", 0) == 1
+        prompts = [token_ids(p) for p in ([prompts] if one else prompts)]
+        self.check(prompts, num_samples, max_tokens, temperature, top_k)
         seeds, done, n = self.seeds(seed, len(prompts) * num_samples), [], max(1, batch_size // num_samples)
         for i in range(0, len(prompts), n):
             rows = None

@@ -113,7 +113,7 @@ class Block(nn.Module):
         x = x + self.attn(rms_norm(x), cos_sin, kv_cache)
         return x + self.mlp(rms_norm(x))
 
-# %% ../nbs/21_gpt.ipynb #c3c975e7
+# %% ../nbs/21_gpt.ipynb #1733e042
 def _head_chunk(
     x,             # (N, C) hidden states of some tokens
     w,             # (V, C) rows of the head in the dtype of x
@@ -122,14 +122,23 @@ def _head_chunk(
     grad=None,     # (N,) gradient of each token's loss, or None
 ):                 # losses (N,) in float32, and gradients of x and w if asked for
     "Softcapped cross-entropy of some tokens, with its gradient by hand."
-    s = (x @ w.T).float().mul_(2 / softcap).sigmoid_()                       # (N, V); tanh(u/cap) = 2 s - 1
-    p = (s * (2 * softcap)).softmax(-1)                                      # a constant shift does not matter here
     t, valid = targets.clamp(min=0)[:, None], targets >= 0
-    losses = torch.where(valid, -p.gather(1, t)[:, 0].log(), 0.)
+    u = (x @ w.T).float()                                                    # (N, V)
+    low = softcap <= 30                                                      # else p can round to 0, whose logarithm is infinite
+    if low:
+        s = u.mul_(2 / softcap).sigmoid_()                                   # tanh(u/cap) = 2 s - 1
+        p = (s * (2 * softcap)).softmax(-1)                                  # a constant shift does not matter here
+        chosen = p.gather(1, t).log()
+    else:
+        s = u.div_(softcap).tanh_()
+        p = (s * softcap).log_softmax(-1)
+        chosen = p.gather(1, t)
+        p.exp_()
+    losses = torch.where(valid, -chosen[:, 0], 0.)
     if grad is None: return losses
     p.scatter_add_(1, t, torch.full_like(losses, -1.)[:, None])              # dL/dlogit = p - onehot
-    p.mul_(s.sub_(s.square()))                                               # times 1 - tanh² = 4 s (1 - s)
-    d = (p * torch.where(valid, 4 * grad, 0.)[:, None]).to(x.dtype)
+    p.mul_(s.sub_(s.square()) if low else s.square_().neg_().add_(1))        # times 1 - tanh², which is 4 s (1 - s)
+    d = (p * torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]).to(x.dtype)
     return losses, d @ w, d.T @ x
 
 def _head_grads(x, weight, targets, softcap, chunk, token_grad):
@@ -180,7 +189,7 @@ def head_loss(
     loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, torch.is_grad_enabled())
     return loss.view(targets.shape) if reduction == "none" else loss
 
-# %% ../nbs/21_gpt.ipynb #11ebfe77
+# %% ../nbs/21_gpt.ipynb #4f5f3979
 class GPT(nn.Module):
     "A decoder-only transformer."
     def __init__(self,
@@ -210,10 +219,12 @@ class GPT(nn.Module):
             for layer in (block.attn.c_proj, block.mlp.c_proj): nn.init.zeros_(layer.weight)
         return self.init_rotary()
 
-    def init_rotary(self):
+    def init_rotary(self,
+        positions:int=0,   # rows of the tables; 0: the context length
+    ):
         "Fill the rotary tables, which no checkpoint holds: after `to_empty` and before loading weights."
         c = self.config
-        self.cos, self.sin = rotary_tables(c.sequence_len, c.head_dim, c.rotary_base, self.device)
+        self.cos, self.sin = rotary_tables(positions or c.sequence_len, c.head_dim, c.rotary_base, self.device)
         return self
 
     def forward(self,
@@ -241,9 +252,11 @@ class GPT(nn.Module):
         "The rotary tables at the positions of the next T tokens."
         positions = slice(0, T) if kv_cache is None else kv_cache.start(T)
         last = T if kv_cache is None else kv_cache.end
-        if last > self.config.sequence_len:
+        if last > self.config.sequence_len and self.training:
             raise CourseError(f"{last} tokens, but the model was made for {self.config.sequence_len}: "
                               "shorten the input, or make the model with a larger sequence_len")
+        if last > len(self.cos):                                                 # an evaluation may look further
+            with torch.inference_mode(False): self.init_rotary(2 * last)         # training will use the tables again
         return self.cos[positions], self.sin[positions]
 
     def parameters_by_role(self)->dict: # role -> list of (name, parameter)

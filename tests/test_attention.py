@@ -67,6 +67,21 @@ def test_squares_of_a_window(T, window):
     assert window_blocks(T, window).shape == want.shape
 
 
+@pytest.mark.parametrize("T", [128, 129, 700, 1024])
+@pytest.mark.parametrize("window", [0, 126, 127, 128, 254, 255, 256, 383, 1024])
+def test_squares_without_a_mask(T, window):
+    "A square stands in the second list if and only if no pair in it is masked, and in one list only."
+    mask, block = window_blocks(T, window), 128
+    n = -(-T // block)
+    i = torch.arange(n * block)
+    back = i[:, None] - i
+    seen = ((back >= 0) & (back <= window)).view(n, block, n, block).transpose(1, 2)                 # (query block, key block, i, j)
+    def listed(count, blocks): return [set(blocks[0, 0, row, :count[0, 0, row]].tolist()) for row in range(n)]
+    part, whole = listed(mask.kv_num_blocks, mask.kv_indices), listed(mask.full_kv_num_blocks, mask.full_kv_indices)
+    assert whole == [{j for j in range(n) if seen[row, j].all()} for row in range(n)]
+    assert part == [{j for j in range(n) if seen[row, j].any() and not seen[row, j].all()} for row in range(n)]
+
+
 def test_full_backend_refuses_a_window():
     q, k, v = random_qkv(1, 1, 1, 10, 4)
     torch.testing.assert_close(attention(q, k, v, -1, "full"), naive_attention(q, k, v))

@@ -219,10 +219,35 @@ def test_stops():
 
 @pytest.mark.parametrize("kw, prompt", [
     (dict(), []), (dict(), [10**6]), (dict(), [-1]), (dict(), [tok.bos] * 64), (dict(temperature=-1), [tok.bos]), (dict(temperature=math.nan), [tok.bos]),
-    (dict(top_k=-1), [tok.bos]), (dict(max_tokens=0), [tok.bos]), (dict(seed=[1, 2]), [tok.bos])], ids=str)
+    (dict(top_k=-1), [tok.bos]), (dict(max_tokens=0), [tok.bos]), (dict(seed=[1, 2]), [tok.bos]), (dict(temperature=1e-50), [tok.bos]),
+    (dict(temperature=math.inf), [tok.bos]), (dict(num_samples=0), [tok.bos]), (dict(num_samples=-1), [tok.bos]), (dict(), "a text"), (dict(), [1.5]), (dict(), ["a"])], ids=str)
 def test_mistakes_are_named(kw, prompt):
-    with pytest.raises(CourseError) as e: list(Engine(make(), tok).generate(prompt, **kw))
-    assert "\n" not in str(e.value)
+    engine = Engine(make(), tok)
+    for generate in (engine.generate, engine.generate_batch) if prompt else (engine.generate,):      # no prompts at all are no mistake
+        with pytest.raises(CourseError) as e: list(generate(prompt, **kw))
+        assert "\n" not in str(e.value)
+
+
+def test_text_instead_of_tokens_is_told_how_to_encode_it():
+    engine = Engine(make(), tok)
+    for prompts in ("The cat", ["The cat", "a mat"]):
+        with pytest.raises(CourseError, match="tokenizer.encode"): engine.generate_batch(prompts)
+
+
+def test_the_lowest_temperature_is_greedy_and_any_sequence_is_a_prompt():
+    engine, ids = Engine(make(), tok), PROMPTS[0]
+    want = engine.generate_batch(ids, temperature=0, max_tokens=12)[0].tokens
+    for prompt in (ids, tuple(ids), torch.tensor(ids), [torch.tensor(ids)], [tuple(ids)]):
+        assert engine.generate_batch(prompt, temperature=1e-4, max_tokens=12)[0].tokens == want
+    assert engine.generate_batch([]) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_norm_is_pytorchs(dtype):
+    "Large, small, zero."
+    x = torch.randn(5, 3, 48, generator=torch.Generator().manual_seed(0)) * torch.tensor([1., 1e4, 1e-3, 1e-9, 0.])[:, None, None]
+    x = x.to(dtype)
+    torch.testing.assert_close(E.norm(x), torch.nn.functional.rms_norm(x, (48,), eps=1e-6), atol=1e-12, rtol=2e-6 if dtype == torch.float32 else 0)
 
 
 # Text at token borders

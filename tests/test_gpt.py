@@ -85,6 +85,21 @@ def test_confident_logits_stay_finite():
         assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, x)[0]).all() and loss < 31 + math.log(8)
 
 
+@pytest.mark.parametrize("softcap", [15., 30., 31., 60., 200., 1e4])
+@pytest.mark.parametrize("size", [.3, 30., 3000.])
+def test_any_softcap_against_float64(softcap, size):
+    "Probabilities that float32 cannot hold: the loss is finite and exact all the same, and so are the gradients."
+    torch.manual_seed(0)
+    x, w, y = torch.randn(2, 20, 8), size * torch.randn(50, 8), torch.randint(0, 50, (2, 20))
+    def plain(x, w): return F.cross_entropy(softcap * torch.tanh(x.double().flatten(0, 1) @ w.double().T / softcap), y.flatten())
+    results = []
+    for f in (plain, lambda x, w: head_loss(x, w, y, softcap)):
+        a, b = x.clone().requires_grad_(), w.clone().requires_grad_()
+        loss = f(a, b)
+        results.append([loss.detach().float(), *torch.autograd.grad(loss, (a, b))])
+    for got, want in zip(results[1], results[0]): torch.testing.assert_close(got, want, atol=1e-4 * size, rtol=1e-4)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_a_batch_without_targets(reduction):
     model, idx = make(), torch.randint(0, 100, (2, 16))
@@ -247,6 +262,20 @@ def test_too_long():
     model(torch.zeros(1, 40, dtype=torch.long), kv_cache=cache)
     with pytest.raises(CourseError, match="larger sequence_len"): model(torch.zeros(1, 9, dtype=torch.long), kv_cache=cache)
     with pytest.raises(CourseError, match="loss_reduction"): model(torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4, dtype=torch.long), loss_reduction="max")
+
+
+def test_an_evaluation_may_look_further():
+    "Longer than the context, as a longer model computes it; training goes on afterwards, and still refuses."
+    model, idx = make().eval(), torch.randint(0, 100, (2, 130))
+    longer = GPT(GPTConfig(**{**CONFIGS["base"], "sequence_len": 256})).eval()
+    longer.load_state_dict(model.state_dict())
+    with torch.inference_mode(): got, want = model(idx), longer(idx)
+    torch.testing.assert_close(got, want)
+    cache = model.new_cache(2, 130)
+    with torch.no_grad(): torch.testing.assert_close(torch.cat([model(idx[:, :100], kv_cache=cache), model(idx[:, 100:], kv_cache=cache)], 1), want, atol=1e-4, rtol=1e-4)
+    model.train()
+    model(idx[:, :48], idx[:, :48]).backward()
+    with pytest.raises(CourseError, match="larger sequence_len"): model(idx)
 
 
 def test_squared_relu():

@@ -4,7 +4,7 @@ from nanochat_course.checkpoint import load_checkpoint, restore, save_checkpoint
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.optim import MuonAdamW, param_groups
-from nanochat_course.precision import compile_model, convert_to_fp8, fp8_reason, fp8_worthwhile
+from nanochat_course.precision import compile_model, convert_to_fp8, fp8_reason, fp8_worthwhile, without_fp8
 
 RT = Runtime(torch.device("cpu"), torch.bfloat16)
 
@@ -53,6 +53,35 @@ def test_a_checkpoint_does_not_notice(tmp_path):
     save_checkpoint(tmp_path, 1, low, meta={}, rt=RT)
     restore(load_checkpoint(tmp_path), plain)
     assert plain.lm_head.weight.eq(0.5).all()
+
+
+def test_an_evaluation_without_eight_bits():
+    "Inside, the loss of the plain model to the last bit; afterwards, also after an error, the 8-bit layers again."
+    low, plain = make(), make()
+    names = convert_to_fp8(low, RT, min_size=16, emulate=True)
+    for p, q in zip(low.parameters(), plain.parameters()): torch.nn.init.normal_(p, std=.1); q.data.copy_(p.data)
+    before = dict(low.named_modules())
+    with torch.no_grad():
+        with without_fp8(low): assert low(*batch()) == plain(*batch())
+        assert low(*batch()) != plain(*batch())
+    with pytest.raises(ZeroDivisionError):
+        with without_fp8(low): raise ZeroDivisionError
+    assert dict(low.named_modules()) == before and names
+
+
+def test_compiled_evaluation_compiles_once():
+    "Training and evaluation take turns; each is compiled in the first turn alone."
+    graphs = []
+    def backend(graph, inputs): graphs.append(graph); return graph.forward
+    low = make()
+    convert_to_fp8(low, RT, min_size=16, emulate=True)
+    torch._dynamo.reset()
+    model, seen = torch.compile(low, dynamic=False, backend=backend), []
+    for n in range(3):
+        model(*batch(n)).backward()
+        with torch.no_grad(), without_fp8(model): model(*batch(n), loss_reduction="none")
+        seen.append(len(graphs))
+    assert seen[0] >= 2 and seen[1:] == seen[:1] * 2, seen
 
 
 def test_errors_are_one_line(monkeypatch):

@@ -353,10 +353,64 @@ def test_collector_and_signals_are_put_back():
     assert gc.isenabled() and (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
+def test_a_lost_terminal_saves(tmp_path):
+    "SIGHUP stops like Ctrl-C; a run that was started with nohup does not hear of it."
+    def hang_up(step):
+        if step == 4: os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    with pytest.raises(KeyboardInterrupt): table_run(tmp_path / "a", sample=hang_up, loop=dict(sample_every=2))
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL and C.latest_step(tmp_path / "a") == 5
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try: assert table_run(tmp_path / "b", sample=hang_up, loop=dict(sample_every=2))[2]["step"] == 12
+    finally: signal.signal(signal.SIGHUP, old)
+
+
+@pytest.mark.skipif(not hasattr(__import__("ctypes").CDLL(None), "gnu_get_libc_version"), reason="another C library")
+def test_freed_memory_is_kept_while_training():
+    "The same arrays again cost no page faults inside, many outside; at the end the memory goes back."
+    import resource, textwrap
+    code = textwrap.dedent("""
+        import ctypes, resource, torch
+        from nanochat_course.train import freed_memory_kept
+        resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            arrays = [torch.ones(2**22) for _ in range(8)]; del arrays                  # 128 MiB
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        ctypes.CDLL(None).mallopt(-3, 2**20)     # arrays of a megabyte are the system's, as at the start of every process
+        faults(); outside, rest = faults(), resident()
+        with freed_memory_kept(torch.device("cpu")): faults(); inside, held = faults(), resident()
+        print(outside, inside, held - rest, resident() - rest)
+    """)
+    r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    outside, inside, held, left = map(float, r.stdout.split())
+    pages = 2**27 / resource.getpagesize()
+    assert outside > .9 * pages and inside < .05 * pages and held > 100 and left < 20, r.stdout
+
+
+def test_utilisation_where_the_peak_is_known(monkeypatch, capsys):
+    "On a GPU of the table the line shows the share; the arithmetic is FLOPs per token times tokens a second by the peak."
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda d=None: "NVIDIA H100 80GB HBM3")
+    class Model(Table):
+        def flops_per_token(self): return 1e9
+    loop = object.__new__(T.Loop)
+    loop.model, loop.rt = Model(), Runtime(torch.device("cuda", 0), torch.bfloat16, world_size=2)
+    assert loop.utilisation(989e3) == pytest.approx(0.5)
+    loop.rt = RT
+    assert loop.utilisation(989e3) is None
+    progress = T.Progress(10, 0, "x")
+    progress.update(10, 1., 5., 0., 0.425)
+    progress.update(10, 1., 5., 0.)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "42% MFU" in first and "MFU" not in second
+
+
 def test_quiet_without_a_terminal(capsys):
+    start = time.perf_counter()
     table_run(n=40)
     out, err = capsys.readouterr()
-    assert "\r" not in out + err and len(out.splitlines()) == 2 and "step 40 of 40" in out
+    most = 2 + (time.perf_counter() - start) // 10                        # first step, last step, and a line every ten seconds
+    assert "\r" not in out + err and 2 <= len(out.splitlines()) <= most and "step 40 of 40" in out
 
 
 def test_bar_in_a_terminal(base):
