@@ -28,7 +28,8 @@ def exported(fn):
     "For a function of this notebook its copy in the package: a new process can import a script, but not a notebook."
     if fn.__module__ != "__main__" or hasattr(sys.modules["__main__"], "__file__"): return fn
     copy = getattr(importlib.import_module("nanochat_course.zero2"), fn.__name__, None)
-    if copy is None or copy.__code__.co_code != fn.__code__.co_code:
+    shape = lambda f: (f.__code__.co_varnames, len(f.__code__.co_consts))
+    if copy is None or shape(copy) != shape(fn):
         raise CourseError(f"{fn.__name__} is defined in a notebook, where a new process cannot find it: put it into a .py file and import it")
     return copy
 
