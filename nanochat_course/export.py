@@ -18,11 +18,12 @@ from .gpt import GPT, GPTConfig
 from .checkpoint import checkpoint_dir, latest_step, load_model
 from .mid_train import find_tag
 
-# %% ../nbs/73_export.ipynb #0451095f
+# %% ../nbs/73_export.ipynb #0fb875bf
 NAMES = {"transformer.wte": "model.embed_tokens", "transformer.h": "model.layers", "lm_head": "lm_head",
-         "attn.c_q": "self_attn.q_proj", "attn.c_k": "self_attn.k_proj", "attn.c_v": "self_attn.v_proj", "attn.c_proj": "self_attn.o_proj",
-         "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-_KNOWN = re.compile(r"(transformer\.wte|lm_head|(transformer\.h)(\.\d+)\.(attn\.c_[qkv]|attn\.c_proj|mlp\.c_fc|mlp\.c_proj))\.weight")
+         "attn.c_q": "self_attn.q_proj", "attn.c_k": "self_attn.k_proj",
+         "attn.c_v": "self_attn.v_proj", "attn.c_proj": "self_attn.o_proj", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+_PART = r"attn\.c_[qkv]|attn\.c_proj|mlp\.c_fc|mlp\.c_proj"
+_KNOWN = re.compile(rf"(transformer\.wte|lm_head|(transformer\.h)(\.\d+)\.({_PART}))\.weight")
 
 def hf_name(
     name:str,  # of an array of ours
@@ -33,25 +34,27 @@ def hf_name(
     whole, trunk, layer, part = match.groups()
     return f"{NAMES[trunk]}{layer}.{NAMES[part]}.weight" if trunk else f"{NAMES[whole]}.weight"
 
-# %% ../nbs/73_export.ipynb #fb1fd402
+# %% ../nbs/73_export.ipynb #9b0e3d5a
 def hf_config(
     config:GPTConfig,           # ours
     tokenizer:Tokenizer=None,   # for the ids of its special tokens
 )->dict:                        # what config.json holds
     "The configuration of a NanoChat model."
-    ends = dict(bos_token_id=tokenizer.bos, eos_token_id=_end(tokenizer), pad_token_id=_end(tokenizer)) if tokenizer else {}
+    bos, end = (tokenizer.bos, _end(tokenizer)) if tokenizer else (None, None)
     return dict(
         architectures=["NanoChatForCausalLM"], model_type="nanochat", dtype="float32",
         vocab_size=config.vocab_size, hidden_size=config.n_embd, intermediate_size=4 * config.n_embd,
         num_hidden_layers=config.n_layer, num_attention_heads=config.n_head, num_key_value_heads=config.n_kv_head,
-        max_position_embeddings=config.sequence_len, rope_parameters=dict(rope_type="default", rope_theta=config.rotary_base),
-        hidden_act="relu2", rms_norm_eps=1e-6, final_logit_softcapping=config.softcap, attention_bias=False, attention_dropout=0.,
-        tie_word_embeddings=False, use_cache=True, **(ends or dict(bos_token_id=None, eos_token_id=None, pad_token_id=None)))
+        max_position_embeddings=config.sequence_len,
+        rope_parameters=dict(rope_type="default", rope_theta=config.rotary_base),
+        hidden_act="relu2", rms_norm_eps=1e-6, final_logit_softcapping=config.softcap,
+        attention_bias=False, attention_dropout=0., tie_word_embeddings=False, use_cache=True,
+        bos_token_id=bos, eos_token_id=end, pad_token_id=end)
 
 def _end(tokenizer): # the token that ends an answer; GPT-2's vocabulary has only one special token
     return tokenizer.special_ids.get("<|assistant_end|>", tokenizer.bos)
 
-# %% ../nbs/73_export.ipynb #921cbddf
+# %% ../nbs/73_export.ipynb #6f6bb589
 EXPRESSIBLE = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "rotary_base", "softcap")
 
 def not_expressible(
@@ -65,7 +68,8 @@ def not_expressible(
         lost.append(f"windows of {', '.join(map(str, short))} tokens (window_pattern {config.window_pattern})")
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name not in (*EXPRESSIBLE, "window_pattern") and value != field.default: lost.append(f"{field.name}={value!r}")
+        if field.name in (*EXPRESSIBLE, "window_pattern") or value == field.default: continue
+        lost.append(f"{field.name}={value!r}")
     unknown = [name for name in names if hf_name(name) is None]
     if unknown: lost.append(f"{len(unknown)} arrays ({', '.join(unknown[:3])}{', …' if len(unknown) > 3 else ''})")
     return lost
@@ -83,12 +87,13 @@ def as_letters(
     letters = byte_letters()
     return "".join(letters[b] for b in token)
 
-# %% ../nbs/73_export.ipynb #20c4c845
+# %% ../nbs/73_export.ipynb #710c0277
 def hf_tokenizer(
     tok:Tokenizer, # ours
 )->dict:           # what tokenizer.json holds
     "Our vocabulary, split pattern and special tokens in the format of `tokenizers`."
-    if len(set(tok.vocab)) != len(tok.vocab): raise CourseError("two tokens of this vocabulary have the same bytes: it has no form in tokenizers")
+    if len(set(tok.vocab)) != len(tok.vocab):
+        raise CourseError("two tokens of this vocabulary have the same bytes: it has no form in tokenizers")
     letters = [as_letters(t) for t in tok.vocab]
     special = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=False, use_regex=False)
@@ -97,38 +102,48 @@ def hf_tokenizer(
         version="1.0", truncation=None, padding=None, normalizer=None, post_processor=None, decoder=byte_level,
         added_tokens=[dict(id=i, content=name, **special) for name, i in tok.special_ids.items()],
         pre_tokenizer=dict(type="Sequence", pretokenizers=[split, byte_level]),
-        model=dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix=None, end_of_word_suffix=None, fuse_unk=False,
-                   byte_fallback=False, ignore_merges=True, vocab={s: i for i, s in enumerate(letters)},
+        model=dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix=None, end_of_word_suffix=None,
+                   fuse_unk=False, byte_fallback=False, ignore_merges=True, vocab={s: i for i, s in enumerate(letters)},
                    merges=[[letters[a], letters[b]] for a, b in tok.merges]))
 
-# %% ../nbs/73_export.ipynb #a8d81688
+# %% ../nbs/73_export.ipynb #4fb85fb4
 CHAT_TEMPLATE = """
 {%- macro said(text) -%}
   {%- if text is not string -%}{{ raise_exception("the content of a message must be text") }}{%- endif -%}
   {%- for name in SPECIALS -%}
-    {%- if name in text -%}{{ raise_exception("a message contains the special token " ~ name ~ ": it would be taken for a real one") }}{%- endif -%}
+    {%- if name in text -%}
+      {{ raise_exception("a message contains the special token " ~ name ~ ": it would be taken for a real one") }}
+    {%- endif -%}
   {%- endfor -%}
   {{- text -}}
 {%- endmacro -%}
 {%- set turns = namespace(list=messages, system="", last="") -%}
 {%- if turns.list and turns.list[0]["role"] == "system" -%}
-  {%- if turns.list | length < 2 or turns.list[1]["role"] != "user" -%}{{ raise_exception("a system message must be followed by a user message") }}{%- endif -%}
+  {%- if turns.list | length < 2 or turns.list[1]["role"] != "user" -%}
+    {{ raise_exception("a system message must be followed by a user message") }}
+  {%- endif -%}
   {%- set turns.system = turns.list[0]["content"] ~ "\\n\\n" -%}
   {%- set turns.list = turns.list[1:] -%}
 {%- endif -%}
 {%- if not turns.list -%}{{ raise_exception("a conversation needs at least one message") }}{%- endif -%}
-{%- if add_generation_prompt and turns.list[-1]["role"] == "assistant" -%}{%- set turns.list = turns.list[:-1] -%}{%- endif -%}
+{%- if add_generation_prompt and turns.list[-1]["role"] == "assistant" -%}
+  {%- set turns.list = turns.list[:-1] -%}
+{%- endif -%}
 {{- "<|bos|>" -}}
 {%- for message in turns.list -%}
   {%- set due = "user" if loop.index0 % 2 == 0 else "assistant" -%}
-  {%- if message["role"] != due -%}{{ raise_exception("message " ~ loop.index0 ~ " is by " ~ message["role"] ~ ", but it is the " ~ due ~ "'s turn") }}{%- endif -%}
+  {%- if message["role"] != due -%}
+    {{ raise_exception("message " ~ loop.index0 ~ " is by " ~ message["role"] ~ ", but it is the " ~ due ~ "'s turn") }}
+  {%- endif -%}
   {%- if due == "user" -%}
     {{- "<|user_start|>" ~ said((turns.system if loop.first else "") ~ message["content"]) ~ "<|user_end|>" -}}
   {%- else -%}
     {{- "<|assistant_start|>" -}}
     {%- set turns.last = "" -%}
-    {%- for part in ([{"type": "text", "text": message["content"]}] if message["content"] is string else message["content"]) -%}
-      {%- if part["type"] == "text" and turns.last == "text" -%}{{ raise_exception("two parts of text in a row: join them") }}
+    {%- set plain = message["content"] is string -%}
+    {%- for part in ([{"type": "text", "text": message["content"]}] if plain else message["content"]) -%}
+      {%- if part["type"] == "text" and turns.last == "text" -%}
+        {{ raise_exception("two parts of text in a row: join them") }}
       {%- elif part["type"] == "text" -%}{{- said(part["text"]) -}}
       {%- elif part["type"] == "python" -%}{{- "<|python_start|>" ~ said(part["text"]) ~ "<|python_end|>" -}}
       {%- elif part["type"] == "python_output" -%}{{- "<|output_start|>" ~ said(part["text"]) ~ "<|output_end|>" -}}
@@ -148,15 +163,17 @@ def chat_template(
     "The chat format as a template."
     return CHAT_TEMPLATE.strip().replace("SPECIALS", json.dumps(list(tok.special_ids)))
 
-# %% ../nbs/73_export.ipynb #ca0c64f4
+# %% ../nbs/73_export.ipynb #77e8fd5c
 def _write_tokenizer(folder, tok, sequence_len):
     "The three files of a tokenizer."
     end = tok.decode([_end(tok)])
-    settings = dict(tokenizer_class="PreTrainedTokenizerFast", bos_token=tok.decode([tok.bos]), eos_token=end, pad_token=end,
-                    additional_special_tokens=list(tok.special_ids), model_max_length=sequence_len, clean_up_tokenization_spaces=False)
+    settings = dict(tokenizer_class="PreTrainedTokenizerFast", bos_token=tok.decode([tok.bos]), eos_token=end,
+                    pad_token=end, additional_special_tokens=list(tok.special_ids), model_max_length=sequence_len,
+                    clean_up_tokenization_spaces=False)
     write_json(folder / "tokenizer.json", hf_tokenizer(tok))
     write_json(folder / "tokenizer_config.json", settings)
-    if "<|assistant_start|>" in tok.special_ids: (folder / "chat_template.jinja").write_text(chat_template(tok), encoding="utf-8")
+    if "<|assistant_start|>" in tok.special_ids:
+        (folder / "chat_template.jinja").write_text(chat_template(tok), encoding="utf-8")
 
 def _write_model(folder, model, tok):
     "The weights and the two configurations."
@@ -164,12 +181,15 @@ def _write_model(folder, model, tok):
     state = {}
     for name, p in model.state_dict().items():
         p = p.detach().float().cpu()
-        state[hf_name(name)] = (p[:rows] if name in ("transformer.wte.weight", "lm_head.weight") else p).contiguous().clone()
+        padded = name in ("transformer.wte.weight", "lm_head.weight")
+        state[hf_name(name)] = (p[:rows] if padded else p).contiguous().clone()
     save_file(state, folder / "model.safetensors", metadata=dict(format="pt"))
     write_json(folder / "config.json", config)
     ids = {k: v for k, v in config.items() if k.endswith("_token_id") and v is not None}
     if tok: ids["eos_token_id"] = sorted({ids["eos_token_id"], ids["bos_token_id"]})
-    write_json(folder / "generation_config.json", dict(ids, do_sample=True, temperature=0.6, top_k=50, max_new_tokens=min(256, model.config.sequence_len // 2)))
+    longest = min(256, model.config.sequence_len // 2)
+    sampling = dict(do_sample=True, temperature=0.6, top_k=50, max_new_tokens=longest)
+    write_json(folder / "generation_config.json", dict(ids, **sampling))
     read = load_file(folder / "model.safetensors")
     if set(read) != set(state) or not all(torch.equal(read[k], state[k]) for k in state):
         raise CourseError(f"{folder} does not read back as it was written: check the disk")
@@ -181,22 +201,25 @@ def to_hf(
 )->Path:                       # `out_dir`
     "Write a model so that `transformers` loads it as NanoChat; `CourseError` if anything of it would be lost."
     out = Path(out_dir)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())): raise CourseError(f"{out} exists already: name a new folder")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise CourseError(f"{out} exists already: name a new folder")
     if not isinstance(model, torch.nn.Module):
         model, saved, _ = load_model(model, Runtime(torch.device("cpu"), torch.float32))
         tokenizer = tokenizer or saved
     model = getattr(model, "_orig_mod", model)                                 # compiled or not
     if lost := not_expressible(model.config, list(model.state_dict())):
-        raise CourseError(f"transformers' NanoChat has no place for {'; '.join(lost)}: the exported model would answer differently")
+        raise CourseError(f"transformers' NanoChat has no place for {'; '.join(lost)}: "
+                          "the exported model would answer differently")
     if tokenizer and tokenizer.vocab_size != model.config.vocab_size:
-        raise CourseError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: they do not belong together")
+        raise CourseError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
+                          "they do not belong together")
     with atomic_path(out) as tmp:
         tmp.mkdir(parents=True)
         _write_model(tmp, model, tokenizer)
         if tokenizer: _write_tokenizer(tmp, tokenizer, model.config.sequence_len)
     return out
 
-# %% ../nbs/73_export.ipynb #2314c166
+# %% ../nbs/73_export.ipynb #08fe22d1
 def _nanochat_files(path): # a model_*.pt, or a folder with some: the newest
     path = Path(path)
     found = [path] if path.is_file() else sorted(path.glob("model_*.pt"))
@@ -212,17 +235,22 @@ def from_nanochat(
     saved = read_json(meta).get("model_config")
     if not isinstance(saved, dict): raise CourseError(f"{meta} has no model_config: it is not nanochat's")
     try: state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e: raise CourseError(f"{file} is not a file of weights only ({type(e).__name__}): it is damaged, or holds a program") from None
+    except Exception as e:
+        what = f"{file} is not a file of weights only ({type(e).__name__})"
+        raise CourseError(f"{what}: it is damaged, or holds a program") from None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise CourseError(f"{file} is not a checkpoint of nanochat's: it does not hold named arrays")
     state = {name.removeprefix("_orig_mod."): p.float() for name, p in state.items()}
-    foreign = [f"{k}={v!r}" for k, v in saved.items() if k not in EXPRESSIBLE and not (k == "window_pattern" and set(v) == {"L"})]
-    foreign += sorted({name.split(".")[0] if not name.startswith("transformer.") else name for name in state if hf_name(name) is None})
+    known = lambda k, v: k in EXPRESSIBLE or (k == "window_pattern" and set(v) == {"L"})
+    foreign = [f"{k}={v!r}" for k, v in saved.items() if not known(k, v)]
+    foreign += sorted({n if n.startswith("transformer.") else n.split(".")[0] for n in state if hf_name(n) is None})
     if foreign: raise CourseError(f"{file} has parts that this course's model lacks: {', '.join(foreign[:6])}")
     model = GPT(GPTConfig(**{k: v for k, v in saved.items() if k in EXPRESSIBLE}), dtype=dtype)
     want, have = ({k: tuple(p.shape) for k, p in s.items()} for s in (model.state_dict(), state))
     if wrong := sorted(k for k in {**want, **have} if want.get(k) != have.get(k)):
-        raise CourseError(f"{file} does not fit its own configuration: {wrong[0]} is {have.get(wrong[0], 'missing')}, not {want.get(wrong[0])}")
+        first = wrong[0]
+        raise CourseError(f"{file} does not fit its own configuration: "
+                          f"{first} is {have.get(first, 'missing')}, not {want.get(first, 'there')}")
     model.load_state_dict(state)
     model.cos, model.sin = (table.bfloat16().float() for table in (model.cos, model.sin))
     return model.eval()

@@ -167,10 +167,9 @@ def unicode(text): # tokenizers takes no lone surrogates
 
 
 def test_ids_of_every_code_point_are_equal(literal, tok):
-    "Alone would prove little: after a letter, a digit, an apostrophe and a space, and before letters, digits and line ends."
-    points = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    chunks = ["".join(f"a{c}b{c}1 {c}{c}'{c}\n" for c in points[i:i + 50]) for i in range(0, 0x20000, 50)]
-    chunks += ["".join(f"a{c} {c}'{c}" for c in points[i:i + 400]) for i in range(0x20000, len(points), 400)]
+    "All of the first two planes, which hold every alphabet, and one in 61 of the others. Alone would prove little: after a letter, a digit, an apostrophe and a space, and before letters, digits and line ends."
+    points = [chr(c) for c in range(0x20000) if not 0xD800 <= c < 0xE000] + [chr(c) for c in range(0x20000, 0x110000, 61)]
+    chunks = ["".join(f"a{c}b{c}1 {c}{c}'{c}\n" for c in points[i:i + 50]) for i in range(0, len(points), 50)]
     assert [c[:20] for c in same(literal, tok, chunks)] == []
 
 
@@ -180,8 +179,8 @@ def test_ids_of_hostile_texts_are_equal(literal, tok):
 
 
 def test_ids_of_real_text_are_equal(literal, tok, test_data):
-    text = (test_data / "wikitext-2" / "valid.txt").read_text()[:300_000] + (test_data / "tinyshakespeare" / "input.txt").read_text()[:300_000]
-    with open(test_data / "openwebtext" / "openwebtext-1000.jsonl") as f: docs = [json.loads(line)["text"] for line, _ in zip(f, range(100))]
+    text = (test_data / "wikitext-2" / "valid.txt").read_text()[:60_000] + (test_data / "tinyshakespeare" / "input.txt").read_text()[:60_000]
+    with open(test_data / "openwebtext" / "openwebtext-1000.jsonl") as f: docs = [json.loads(line)["text"] for line, _ in zip(f, range(30))]
     assert same(literal, tok, [text, *text.split("\n"), *docs]) == []
     ids = tok.encode(text[:5000])
     assert literal.decode(ids) == text[:5000] == tok.decode(ids)

@@ -2,7 +2,7 @@
 
 What an attack did is judged from outside: by files, servers, processes and clocks of this test, and by what only a successful attack can print.
 """
-import ast, ctypes, gzip, json, os, platform, re, signal, socket, subprocess, sys, textwrap, time
+import ast, gzip, json, os, platform, re, socket, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 
 from nanochat_course import sandbox
 from nanochat_course.common import CourseError
-from nanochat_course.sandbox import (ALLOWED_CALLS, Program, call_filter, completed_program, filter_calls, humaneval_passed,
+from nanochat_course.sandbox import (ALLOWED_CALLS, Program, call_filter, completed_program, humaneval_passed,
                                      humaneval_result, isolation, run_python, supervise)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,9 +259,9 @@ HOGS = {
 def test_hogs_are_stopped(name):
     code, reason = HOGS[name]
     start = time.monotonic()
-    result = run_python(code, timeout=2)
+    result = run_python(code, timeout=1)
     assert not result.ok and result.reason in (reason if isinstance(reason, tuple) else (reason,)), (result.reason, result.stderr[-300:])
-    assert time.monotonic() - start < 30                                   # not a measurement: it must not hang
+    assert time.monotonic() - start < 60                                   # not a measurement: it must not hang
     assert len(result.stdout) <= MB and len(result.stderr) <= MB
 
 
@@ -308,6 +308,14 @@ def test_the_other_door_for_32_bit_programs_is_shut():
     assert supervise([Program(code, 256 * MB, 5, ())], 5)[0].stdout.startswith("pid")
     result = run_python(code)
     assert result.reason == "signal 31" and "pid" not in result.stdout
+
+
+def test_time_is_the_programs_own_and_not_the_machines():
+    "A program that works for longer than the limit is stopped; one that sleeps for as long is not, until the wall clock's limit."
+    work = "import time\nwhile time.process_time() < {}: pass\nprint('done')"
+    assert run_python(work.format(0.4), timeout=1).ok
+    assert run_python(work.format(9), timeout=1).reason == "timeout"
+    assert run_python("import time; time.sleep(1.5)", timeout=1).ok
 
 
 # Honest programs work
@@ -481,7 +489,7 @@ CHEATS = {
 
 @pytest.mark.parametrize("name", CHEATS)
 def test_cheats_do_not_pass(name):
-    result = humaneval_result(PROBLEM, CHEATS[name], timeout=3)
+    result = humaneval_result(PROBLEM, CHEATS[name], timeout=1)
     assert not result.ok and result.reason
 
 
@@ -527,5 +535,5 @@ def test_humaneval_canonical_solutions_pass_and_mutations_fail(humaneval):
     "A third of the problems; all 164 pass and all their mutations fail when tried by hand (see the chapter)."
     jobs = [(p, kind, c, kind == "canonical") for i, p in enumerate(humaneval[::3])
             for kind, c in {"canonical": p["canonical_solution"], **dict(list(mutated(p).items())[i % 6:][:1])}.items()]
-    with ThreadPoolExecutor(2) as pool: got = list(pool.map(lambda j: humaneval_passed(j[0], j[2], timeout=20), jobs))
+    with ThreadPoolExecutor(2) as pool: got = list(pool.map(lambda j: humaneval_passed(j[0], j[2], timeout=5), jobs))
     assert [(p["task_id"], kind) for (p, kind, _, expected), ok in zip(jobs, got) if ok != expected] == []
