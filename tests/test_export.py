@@ -1,5 +1,5 @@
 "Exported models against transformers, tokenizers and nanochat's own arithmetic; what cannot be exported is refused."
-import json, math, os, random, subprocess, sys, zipfile
+import json, math, os, random, subprocess, sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import pytest, torch, torch.nn.functional as F
 
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime
-from nanochat_course.export import CHAT_TEMPLATE, ExportConfig, export, from_nanochat, hf_config, hf_name, hf_tokenizer, not_expressible, to_hf
+from nanochat_course.export import ExportConfig, export, from_nanochat, hf_name, hf_tokenizer, not_expressible, to_hf
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
-from test_hostile import HOSTILE, strings
+from test_hostile import strings
 
 transformers = pytest.importorskip("transformers", "5.0")
 tokenizers = pytest.importorskip("tokenizers")
@@ -432,7 +432,7 @@ def test_a_program_in_the_file_does_not_run(tmp_path):
     torch.save({"lm_head.weight": Evil(tmp_path / "hacked")}, tmp_path / "model_000010.pt")
     with pytest.raises(CourseError, match="weights only") as e: from_nanochat(tmp_path)
     assert not (tmp_path / "hacked").exists() and "\n" not in str(e.value)
-    with pytest.raises(Exception): torch.load(tmp_path / "model_000010.pt", weights_only=False)["lm_head.weight"].shape
+    with pytest.raises(AttributeError): torch.load(tmp_path / "model_000010.pt", weights_only=False)["lm_head.weight"].shape
     assert (tmp_path / "hacked").exists(), "read carelessly, the file does run its program; so this test could fail"
 
 
