@@ -267,7 +267,7 @@ def test_forged_roles_are_refused(hf_tok, tok, name):
 def test_what_our_renderer_refuses_the_template_refuses(hf_tok, tok, messages):
     with pytest.raises(CourseError): tok.render_conversation(dict(messages=messages))
     with pytest.raises(Exception) as e: hf_tok.apply_chat_template(messages)
-    assert type(e.value).__name__ == "TemplateError"
+    assert type(e.value).__name__ == ("TemplateError" if messages else "ValueError"), "transformers itself refuses an empty conversation"
 
 
 def test_two_texts_in_a_row_are_refused(hf_tok):
