@@ -23,7 +23,7 @@ from .checkpoint import load_model
 from .engine import Engine, TextStream, ToolUse, prefill, sample_seed, uniforms
 from .chat_cli import find_model, fit
 
-# %% ../nbs/74_chat_web.ipynb #2b42c433
+# %% ../nbs/74_chat_web.ipynb #4152240c
 def choose(
     logits:torch.Tensor,       # (B, V), float32, after the softcap
     u:torch.Tensor,            # (B,) uniform random numbers in [0, 1)
@@ -38,7 +38,9 @@ def choose(
     scaled = (ranked - ranked[:, :1]) / temperature.clamp(min=1e-4)[:, None]
     scaled = scaled.masked_fill(torch.arange(ranked.shape[1], device=k.device) >= k[:, None], -torch.inf)
     p = scaled.softmax(-1)
-    p = p.masked_fill(p.cumsum(-1) - p >= top_p[:, None], 0)                # enough probability came before
+    enough = p.cumsum(-1) - p >= top_p[:, None]                             # is the probability before this token enough?
+    enough[:, 0] = False                                                    # the first one always stays
+    p = p.masked_fill(enough, 0)
     cdf = p.cumsum(-1)
     u = torch.where(temperature > 0, u, 0)[:, None]
     return ids.gather(1, torch.searchsorted(cdf, u * cdf[:, -1:], right=True))[:, 0]
