@@ -25,7 +25,7 @@ class Browser:
         number = port.read_text().split()[0]
         pages = json.load(urllib.request.urlopen(f"http://127.0.0.1:{number}/json"))
         address = next(p["webSocketDebuggerUrl"] for p in pages if p["type"] == "page")
-        self.socket, self.numbers, self.console = websocket.create_connection(address, timeout=60), itertools.count(1), []
+        self.socket, self.numbers, self.console = websocket.create_connection(address, timeout=120), itertools.count(1), []
         for domain in ("Page", "Runtime", "Log", "Network"): self.send(domain + ".enable")
         self.size(width, height)
 
@@ -56,7 +56,7 @@ class Browser:
         if "exceptionDetails" in r: raise RuntimeError(json.dumps(r["exceptionDetails"])[:800])
         return r["result"].get("value")
 
-    def wait(self, expression, seconds=30):
+    def wait(self, expression, seconds=60):
         "Until an expression is true."
         deadline = time.monotonic() + seconds
         while not (value := self.js(expression)):
@@ -66,7 +66,7 @@ class Browser:
 
     def open(self, url):
         self.send("Page.navigate", url=url)
-        self.wait(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url[:12])})")
+        self.wait(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url[:12])})", 120)
 
     def size(self, width, height, dark=False):
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

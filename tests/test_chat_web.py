@@ -14,7 +14,7 @@ from nanochat_course.engine import Engine, sample_seed
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import train_bpe
 
-FUZZ = int(os.environ.get("NANOCHAT_COURSE_FUZZ", 2500))
+FUZZ = int(os.environ.get("NANOCHAT_COURSE_FUZZ", 2000))
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script> [go](javascript:alert(3)) **bold** `<b>`"
 STORY = "The cat sat on the mat. " * 6 + "The end."
 
@@ -94,7 +94,7 @@ def refused(web, status, body=None, **kw):
     return error
 
 
-def until(true, seconds=30):
+def until(true, seconds=120):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it never happened"
