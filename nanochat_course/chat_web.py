@@ -50,7 +50,7 @@ def choose(
     u = torch.where(temperature > 0, u, 0)[:, None]
     return ids.gather(1, torch.searchsorted(cdf, u * cdf[:, -1:], right=True))[:, 0]
 
-# %% ../nbs/74_chat_web.ipynb #2b8b199a
+# %% ../nbs/74_chat_web.ipynb #fa2e83f6
 @dataclass
 class Step:
     "One token of an answer, as the engine tells it."
@@ -81,7 +81,8 @@ class Job:
     def replay(self, token:int):
         "Take a token that was written before: what the calculator says now, it must have said then."
         if self.tool.forced:
-            if token != self.tool.forced.popleft(): raise CourseError("continue_ids differ from what the calculator answers")
+            if token != self.tool.forced.popleft():
+                raise CourseError("continue_ids differ from what the calculator answers")
         else: self.tool.push(token)
         self.count += 1
 
@@ -93,7 +94,7 @@ class Job:
         self.count += 1
         return token, forced
 
-# %% ../nbs/74_chat_web.ipynb #ab8ceea6
+# %% ../nbs/74_chat_web.ipynb #2f826c61
 class Batch:
     "Answers to different conversations in one key-value cache; they join and leave between two steps."
     def __init__(self,
@@ -151,9 +152,11 @@ class Batch:
         "Add probabilities and runners-up to the steps that want them."
         logprobs = logits.log_softmax(-1)
         taken = torch.tensor([step.id for step in steps], device=self.device)
-        best, ids = logprobs.topk(max(1, *counts) if len(counts) > 1 else max(1, counts[0]))
-        for step, k, own, values, tokens in zip(steps, counts, logprobs.gather(1, taken[:, None])[:, 0].tolist(), best.tolist(), ids.tolist()):
-            step.logprob, step.top = own, tuple(zip(tokens[:k], values[:k]))
+        best, ids = logprobs.topk(max([1, *counts]))
+        own = logprobs.gather(1, taken[:, None])[:, 0].tolist()
+        for step, k, logprob, values, tokens in zip(steps, counts, own, best.tolist(), ids.tolist()):
+            step.logprob = logprob
+            step.top = tuple(zip(tokens[:k], values[:k]))
 
     def read(self):
         "Let the model read the newest token of every row."
@@ -291,7 +294,7 @@ class Served:
         "The most text that one token can hold."
         return max(len(t) for t in self.tokenizer.vocab)
 
-# %% ../nbs/74_chat_web.ipynb #f000261c
+# %% ../nbs/74_chat_web.ipynb #e22a0484
 def get(
     body:dict,       # a request
     name:str,        # of the field
@@ -304,7 +307,8 @@ def get(
     if x is None: return default
     allowed = (int, float) if kind is float else kind
     if not isinstance(x, allowed) or (kind in (int, float) and isinstance(x, bool)):
-        raise Refusal(400, f"{name} must be {dict(int='an integer', float='a number', bool='true or false', str='text')[kind.__name__]}", name)
+        words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+        raise Refusal(400, f"{name} must be {words[kind]}", name)
     if low is not None and not low <= x <= high: raise Refusal(400, f"{name} must lie between {low} and {high}", name)
     return x
 
@@ -315,7 +319,8 @@ def text_of(
 ):                  # text; for an assistant that used the calculator, a list of parts
     "The content of one message."
     if isinstance(content, str): return content
-    if not isinstance(content, list) or not content: raise Refusal(400, f"{param} must be text, or a list of parts", param)
+    if not isinstance(content, list) or not content:
+        raise Refusal(400, f"{param} must be text, or a list of parts", param)
     kinds = ("text", "python", "python_output") if role == "assistant" else ("text",)
     for part in content:
         if not isinstance(part, dict) or part.get("type") not in kinds or not isinstance(part.get("text"), str):
@@ -328,7 +333,8 @@ def read_messages(
 )->tuple:           # system text ("" if none), and the messages: user, assistant, …, user
     "The conversation of a request; neighbouring messages of a user are joined."
     given = body.get("messages")
-    if not isinstance(given, list) or not given: raise Refusal(400, "messages must be a list with at least one message", "messages")
+    if not isinstance(given, list) or not given:
+        raise Refusal(400, "messages must be a list with at least one message", "messages")
     system, messages = [], []
     for i, m in enumerate(given):
         param = f"messages[{i}]"
@@ -342,17 +348,20 @@ def read_messages(
         elif role == "user" and messages and messages[-1]["role"] == "user": messages[-1]["content"] += "\n\n" + content
         else: messages.append(dict(role=role, content=content))
     for i, m in enumerate(messages):
-        if m["role"] != ("user", "assistant")[i % 2]: raise Refusal(400, "user and assistant must take turns, and the user begins", "messages")
-    if not messages or messages[-1]["role"] != "user": raise Refusal(400, "the last message must be the user's", "messages")
+        if m["role"] != ("user", "assistant")[i % 2]:
+            raise Refusal(400, "user and assistant must take turns, and the user begins", "messages")
+    if not messages or messages[-1]["role"] != "user":
+        raise Refusal(400, "the last message must be the user's", "messages")
     return "\n\n".join(system), messages
 
-# %% ../nbs/74_chat_web.ipynb #2026b661
+# %% ../nbs/74_chat_web.ipynb #10737951
 def count_tokens(
     served:Served,
     texts:list,
 )->int:           # more than the context if there is so much text that it cannot fit
     "How many tokens these texts have."
-    if sum(len(text.encode("utf-8", "replace")) for text in texts) > served.context * served.longest: return served.context + 1
+    if sum(len(text.encode("utf-8", "replace")) for text in texts) > served.context * served.longest:
+        return served.context + 1
     return sum(map(len, served.tokenizer.encode(texts, num_threads=1)))
 
 def first_to_read(
@@ -387,7 +396,7 @@ def make_prompt(
         raise Refusal(400, f"{what} does not fit in this model's context of {served.context} tokens: shorten it", "messages", "context_length_exceeded")
     return ids, first + dropped
 
-# %% ../nbs/74_chat_web.ipynb #31e17264
+# %% ../nbs/74_chat_web.ipynb #0507b514
 @dataclass(frozen=True)
 class Request:
     "A request that can be served."
@@ -410,9 +419,11 @@ UNSUPPORTED = dict(tools=[], functions=[], logit_bias={}, presence_penalty=0, fr
 def refuse_unsupported(body:dict):
     "What would change the answer but is not implemented is an error; everything unknown is ignored."
     for name, harmless in UNSUPPORTED.items():
-        if body.get(name) not in (None, harmless): raise Refusal(400, f"{name} is not supported by this server", name, "unsupported_parameter")
+        if body.get(name) not in (None, harmless):
+            raise Refusal(400, f"{name} is not supported by this server", name, "unsupported_parameter")
     plain = body.get("response_format") in (None, {"type": "text"}) and body.get("modalities") in (None, ["text"])
-    if not plain: raise Refusal(400, "this server answers with plain text only", "response_format", "unsupported_parameter")
+    if not plain:
+        raise Refusal(400, "this server answers with plain text only", "response_format", "unsupported_parameter")
 
 def read_stop(body:dict)->tuple:
     "Up to four texts that end an answer."
@@ -445,7 +456,8 @@ def read_request(
     "Check a request, and fill in what it leaves open."
     if not isinstance(body, dict): raise Refusal(400, "the body must be a JSON object")
     model = get(body, "model", served.name, str)
-    if model != served.name: raise Refusal(404, f"the model {model[:80]!r} is not here, only {served.name!r}", "model", "model_not_found")
+    if model != served.name:
+        raise Refusal(404, f"the model {model[:80]!r} is not here, only {served.name!r}", "model", "model_not_found")
     refuse_unsupported(body)
     name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
     limit = get(body, name, served.max_tokens, int, 1, 10**9)
@@ -456,7 +468,8 @@ def read_request(
     system, messages = read_messages(body)
     reserve = max(min(limit, served.context // 4), min(len(given) + 16, served.context // 2))
     prompt, dropped = make_prompt(served, system, messages, truncation == "auto", reserve)
-    if len(prompt) + len(given) >= served.context: raise Refusal(400, "continue_ids leave no room in the context", "continue_ids", "context_length_exceeded")
+    if len(prompt) + len(given) >= served.context:
+        raise Refusal(400, "continue_ids leave no room in the context", "continue_ids", "context_length_exceeded")
     wanted = get(body, "logprobs", False, bool)
     return Request(prompt=tuple(prompt), dropped=dropped, limit=min(limit, served.context - len(prompt)), given=given,
         temperature=get(body, "temperature", served.temperature, float, 0, 10), top_k=get(body, "top_k", served.top_k, int, 0, 10**9),
@@ -465,7 +478,7 @@ def read_request(
         usage=get(options, "include_usage", False, bool), echo=get(body, "echo", False, bool), trace=get(body, "trace", -1, int, 0, 20),
         logprobs=get(body, "top_logprobs", 0, int, 0, 20) if wanted else -1)
 
-# %% ../nbs/74_chat_web.ipynb #7fa86be8
+# %% ../nbs/74_chat_web.ipynb #a21f95b1
 def make_jobs(
     request:Request,
     served:Served,
@@ -475,7 +488,8 @@ def make_jobs(
     "The jobs of a request."
     common = dict(limit=request.limit, temperature=request.temperature, top_k=request.top_k, top_p=request.top_p, given=request.given,
                   top=max(request.logprobs, request.trace), deadline=time.monotonic() + seconds)
-    try: return [Job(served.tokenizer, request.prompt, seed=sample_seed(request.seed, i), put=put(i), **common) for i in range(request.n)]
+    try:
+        return [Job(served.tokenizer, request.prompt, seed=sample_seed(request.seed, i), put=put(i), **common) for i in range(request.n)]
     except CourseError as e: raise Refusal(400, str(e), "continue_ids") from None
 
 # %% ../nbs/74_chat_web.ipynb #4b691069
@@ -560,14 +574,15 @@ class Answer:
         "What a plain client sees of the whole answer."
         return "".join(part["text"] for part in self.parts if part["type"] == "text")
 
-# %% ../nbs/74_chat_web.ipynb #4c23ed90
+# %% ../nbs/74_chat_web.ipynb #5a7f450f
 def plain_logprobs(
     entries:list,   # of `Answer.entry`
     top:int,        # runners-up asked for
 )->dict:
     "The text tokens among them, exactly as OpenAI writes them."
     def one(e): return {name: e[name] for name in ("token", "logprob", "bytes")}
-    return dict(content=[dict(one(e), top_logprobs=[one(t) for t in e["top_logprobs"][:top]]) for e in entries if e["kind"] == "text"], refusal=None)
+    content = [dict(one(e), top_logprobs=[one(t) for t in e["top_logprobs"][:top]]) for e in entries if e["kind"] == "text"]
+    return dict(content=content, refusal=None)
 
 class Reply:
     "Everything that is sent for one request."
@@ -616,7 +631,7 @@ class Reply:
 
 def to_json(x)->bytes: return json.dumps(x, separators=(",", ":")).encode()
 
-# %% ../nbs/74_chat_web.ipynb #12cc419f
+# %% ../nbs/74_chat_web.ipynb #49f338f9
 class Json(Response):
     media_type = "application/json"
     def render(self, content): return to_json(content)
@@ -629,7 +644,8 @@ class Exchange:
     async def __call__(self, scope, receive, send):
         async def gone():
             while (await receive())["type"] != "http.disconnect": pass
-        tasks = [asyncio.ensure_future(gone()), asyncio.ensure_future((self.stream if self.reply.request.stream else self.whole)(scope, receive, send))]
+        write = self.stream if self.reply.request.stream else self.whole
+        tasks = [asyncio.ensure_future(gone()), asyncio.ensure_future(write(scope, receive, send))]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if tasks[1].done(): tasks[1].result()
@@ -645,7 +661,8 @@ class Exchange:
         while not self.events.empty(): got.append(self.events.get_nowait())
         for _, event in got:
             if event == "error": raise Refusal(500, "the engine failed: see the server's messages")
-            if event == "late": raise Refusal(429, "the server is busy: the request waited too long", code="queue_timeout")
+            if event == "late":
+                raise Refusal(429, "the server is busy: the request waited too long", code="queue_timeout")
         return got
 
     async def answers(self): # yields {index: (text, entries)}
@@ -665,17 +682,21 @@ class Exchange:
 
     async def stream(self, scope, receive, send):
         "Server-sent events."
-        async def write(data, more=True): await asyncio.wait_for(send(dict(type="http.response.body", body=data, more_body=more)), self.patience)
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+        async def write(data, more=True):
+            await asyncio.wait_for(send(dict(type="http.response.body", body=data, more_body=more)), self.patience)
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"),
+                   (b"x-accel-buffering", b"no")]
         await send(dict(type="http.response.start", status=200, headers=headers))
         await write(self.reply.opening())
         try:
             async for fresh in self.answers():
-                data = b"".join(self.reply.piece(i, dict(content=text) if text else {}, entries) for i, (text, entries) in fresh.items() if text or entries)
+                data = b"".join(self.reply.piece(i, dict(content=text) if text else {}, entries)
+                                for i, (text, entries) in fresh.items() if text or entries)
                 over = [i for i in fresh if self.reply.answers[i].reason]
                 data += b"".join(self.reply.piece(i, {}, finish=self.reply.answers[i].finish) for i in over)
                 await write(data or b": waiting\n\n")
-            if self.reply.request.usage: await write(self.reply.chunk(choices=[]).replace(b'"usage":null', b'"usage":' + to_json(self.reply.usage())))
+            if self.reply.request.usage:
+                await write(self.reply.chunk(choices=[]).replace(b'"usage":null', b'"usage":' + to_json(self.reply.usage())))
         except Refusal as e: await write(b"data: " + to_json(e.body) + b"\n\n")
         await write(b"data: [DONE]\n\n", more=False)
 
@@ -689,7 +710,7 @@ class Exchange:
         except Refusal as e: response = Json(e.body, e.status, headers=e.headers)
         await asyncio.wait_for(response(scope, receive, send), self.patience)
 
-# %% ../nbs/74_chat_web.ipynb #c6df8edb
+# %% ../nbs/74_chat_web.ipynb #91502e39
 async def read_body(
     http,            # the request
     most:int,        # bytes
@@ -702,9 +723,11 @@ async def read_body(
     async def collect():
         async for chunk in http.stream():
             body.extend(chunk)
-            if len(body) > most: raise Refusal(413, f"the body is larger than {most:,} bytes", headers={"connection": "close"})
+            if len(body) > most:
+                raise Refusal(413, f"the body is larger than {most:,} bytes", headers={"connection": "close"})
     try: await asyncio.wait_for(collect(), patience)
-    except asyncio.TimeoutError: raise Refusal(408, "the body did not come in time", headers={"connection": "close"}) from None  # noqa: UP041
+    except asyncio.TimeoutError:  # noqa: UP041
+        raise Refusal(408, "the body did not come in time", headers={"connection": "close"}) from None
     return bytes(body)
 
 def parse_json(body:bytes):
@@ -724,7 +747,7 @@ def page()->tuple: # its bytes, and its Content-Security-Policy
               "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")
     return data, policy
 
-# %% ../nbs/74_chat_web.ipynb #2f508075
+# %% ../nbs/74_chat_web.ipynb #52ef4970
 class Server:
     "The endpoints, and what they share."
     def __init__(self, engine:Engine, served:Served, slots:int=16, queue:int=64, seconds:float=120, max_body:int=2**20):
@@ -737,7 +760,8 @@ class Server:
 
     async def page(self, http):
         data, policy = page()
-        return Response(data, media_type="text/html; charset=utf-8", headers={"content-security-policy": policy, "cache-control": "no-cache"})
+        headers = {"content-security-policy": policy, "cache-control": "no-cache"}
+        return Response(data, media_type="text/html; charset=utf-8", headers=headers)
 
     async def health(self, http):
         w = self.worker
@@ -752,7 +776,8 @@ class Server:
     async def models(self, http): return Json(dict(object="list", data=[self.describe()]))
 
     async def model(self, http):
-        if http.path_params["name"] != self.served.name: raise Refusal(404, "there is no such model here", "model", "model_not_found")
+        if http.path_params["name"] != self.served.name:
+            raise Refusal(404, "there is no such model here", "model", "model_not_found")
         return Json(self.describe())
 
     async def complete(self, http):
@@ -766,7 +791,8 @@ class Server:
         if ended: send_each([(job, ended) for job in jobs])             # nothing is left to be written
         else:
             try: self.worker.submit(jobs)
-            except Busy: raise Refusal(429, "all rows are taken and the queue is full: try again", code="busy", headers={"retry-after": "1"}) from None
+            except Busy:
+                raise Refusal(429, "all rows are taken and the queue is full: try again", code="busy", headers={"retry-after": "1"}) from None
         return Exchange(Reply(request, self.served), jobs, events, self.worker)
 
     def app(self)->Starlette: # an ASGI application
@@ -777,7 +803,8 @@ class Server:
             yield
             await asyncio.to_thread(self.worker.close)
         def refuse(http, e): return Json(e.body, e.status, headers=e.headers)
-        def http_error(http, e): return refuse(http, Refusal(e.status_code, f"{http.method} {http.url.path[:80]}: {e.detail}".lower(), headers=e.headers))
+        def http_error(http, e):
+            return refuse(http, Refusal(e.status_code, f"{http.method} {http.url.path[:80]}: {e.detail}".lower(), headers=e.headers))
         def failure(http, e): return refuse(http, Refusal(500, "the server failed: see its messages"))
         def left(http, e): return Response(status_code=400)
         routes = [Route("/", self.page), Route("/health", self.health), Route("/v1/models", self.models),
@@ -785,7 +812,7 @@ class Server:
         return Starlette(routes=routes, lifespan=lifespan,
                          exception_handlers={Refusal: refuse, HTTPException: http_error, ClientDisconnect: left, Exception: failure})
 
-# %% ../nbs/74_chat_web.ipynb #5fd82da9
+# %% ../nbs/74_chat_web.ipynb #697a8e31
 def host_allowed(
     host:str,        # of the request: "localhost:8000", "[::1]:8000", "192.168.0.7"
     names:tuple,     # further names
@@ -812,8 +839,10 @@ class Guard:
     def refusal(self, path:str, headers:dict):
         "Why this request is not answered, or None."
         host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
-        if not host_allowed(host, self.names): return Refusal(403, "this host name is not allowed here: start the server with --allowed-hosts")
-        if origin and origin.partition("://")[2].lower() != host.lower(): return Refusal(403, "requests from other web pages are not answered")
+        if not host_allowed(host, self.names):
+            return Refusal(403, "this host name is not allowed here: start the server with --allowed-hosts")
+        if origin and origin.partition("://")[2].lower() != host.lower():
+            return Refusal(403, "requests from other web pages are not answered")
         sent = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         if self.key and path.startswith("/v1") and not hmac.compare_digest(sent, self.key):
             return Refusal(401, "a valid API key is needed: Authorization: Bearer …", code="invalid_api_key")
@@ -829,13 +858,14 @@ class Guard:
         app = Json(e.body, e.status) if e else self.app
         await app(scope, receive, guarded)
 
-# %% ../nbs/74_chat_web.ipynb #034be3cf
+# %% ../nbs/74_chat_web.ipynb #dcdc3b2b
 def listen(host:str, port:int)->socket.socket:
     "A socket that waits for connections; port 0 takes a free one."
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=256)
-    except (OSError, OverflowError) as e: raise CourseError(f"cannot listen on {host}, port {port} ({e}): choose others with --host and --port") from None
+    except (OSError, OverflowError) as e:
+        raise CourseError(f"cannot listen on {host}, port {port} ({e}): choose others with --host and --port") from None
 
 def make_server(app):
     "uvicorn, told to be quiet and to end quickly."
@@ -863,7 +893,7 @@ def serving(
             web.should_exit = True
             thread.join()
 
-# %% ../nbs/74_chat_web.ipynb #d9e59c01
+# %% ../nbs/74_chat_web.ipynb #7c9e2890
 @dataclass(frozen=True)
 class WebConfig:
     "Settings of the chat page and the OpenAI-compatible server."
@@ -890,7 +920,8 @@ def check(config:WebConfig)->str: # the API key, or ""
     "Refuse settings that cannot work."
     least = dict(temperature=0, top_k=0, max_tokens=1, slots=1, queue=0, seconds=1, max_body=1024)
     for name, low in least.items():
-        if not getattr(config, name) >= low: raise CourseError(f"{name.replace('_', '-')} is {getattr(config, name)}: use {low} or more")
+        if not getattr(config, name) >= low:
+            raise CourseError(f"{name.replace('_', '-')} is {getattr(config, name)}: use {low} or more")
     if config.temperature > 10: raise CourseError(f"temperature is {config.temperature}: use 0 to 10")
     if config.api_key and not os.environ.get(config.api_key):
         raise CourseError(f"--api-key names the environment variable {config.api_key!r}, which is empty: set it to the key that clients must send")
