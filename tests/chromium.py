@@ -59,7 +59,7 @@ class Browser:
     def wait(self, expression, seconds=60):
         "Until an expression is true."
         deadline = time.monotonic() + seconds
-        while not (value := self.js(expression)):
+        while not (value := self.js(f"Boolean({expression})")):
             if time.monotonic() > deadline: raise AssertionError(f"never became true: {expression}; console: {self.console}; page: {self.js('document.body.innerText')[:1500]}")
             time.sleep(.03)
         return value
