@@ -642,7 +642,7 @@ def test_the_token_view_by_keyboard_alone(browser):
     browser.click(f".strip [data-i='{forced}']")
     assert browser.js("document.querySelectorAll('#pop button').length") == 0 and "calculator" in browser.js("document.querySelector('#pop .kind').innerText")
     browser.click("#heat")
-    assert browser.js("document.querySelector('.said').classList.contains('heat')")
+    assert browser.js("document.querySelector('.bot .said').classList.contains('heat')")
     browser.click("#heat")
 
 
