@@ -1,6 +1,7 @@
 # make speedrun   text -> tokenizer -> pretraining -> midtraining -> SFT -> RL -> evaluation -> report (PRESET= to choose the size)
 # make test       notebooks clean and in step, all of them executed, pytest, lint
 # make chat       talk to the model that the speedrun made
+# make web        the same on a page in the browser, and an OpenAI-compatible interface (PORT= to choose the port)
 # make lab        JupyterLab on the notebooks
 # make site       the notebooks as a website, served on the loopback address
 # make help       this list
@@ -12,7 +13,7 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
 NOTEBOOK := $(BIN)/python tools/notebook.py
 
-.PHONY: help setup speedrun chat lab site docs readme export clean-nbs test test-sync test-nbs test-py test-install lint bench clean
+.PHONY: help setup speedrun chat web lab site docs readme export clean-nbs test test-sync test-nbs test-py test-install lint bench clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -29,6 +30,9 @@ speedrun: setup
 
 chat: setup
 	@$(BIN)/python -m nanochat_course.chat_cli
+
+web: setup
+	@$(BIN)/python -m nanochat_course.chat_web --port $(PORT)
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir nbs nbs/index.ipynb
