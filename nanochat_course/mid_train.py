@@ -64,7 +64,7 @@ def held_out_loss(
     model.train(was_training)
     return dict(assistant_loss=total[0] / total[1], **losses) if losses else {}
 
-# %% ../nbs/62_mid_train.ipynb #c7097098
+# %% ../nbs/62_mid_train.ipynb #90315e97
 STAGE_BEFORE = dict(mid="base", chatsft="mid", chatrl="chatsft")                      # the stage whose model a stage goes on with
 STAGE_COMMAND = dict(base="base_train", mid="mid_train", chatsft="chat_sft", chatrl="chat_rl")
 
