@@ -131,7 +131,8 @@ def test_same_as_one_process(runs, world_size, name):
     for got, want in ((unpacked(ranks[0][0]), want), (unpacked(ranks[0][1]), state)):
         assert set(got) == set(want)
         for n in want:
-            if "tol" in case: assert (got[n] - want[n]).norm() <= case["tol"] * want[n].norm().clamp(min=1e-3), n
+            # sums in another order: rounding in proportion to the weights, and to 1e-7 where these are nearly zero
+            if "tol" in case: assert (got[n] - want[n]).norm() <= case["tol"] * want[n].norm().clamp(min=1e-2), n
             else: assert torch.equal(got[n], want[n]), f"{n} is off by {(got[n] - want[n]).abs().max()}"
     for r in ranks:
         assert r[2] == ranks[0][2] and r[2] == pytest.approx(norms, rel=1e-5)
@@ -189,7 +190,7 @@ def test_a_users_collective_between_backward_and_step():
         assert all(torch.equal(unpacked(weights)[n], want[n]) for n in want)
 
 def other_start(rt):
-    groups = groups_of({}, seed=rt.rank == 2)
+    groups = groups_of({}, seed=int(rt.rank == 2))
     try: DistMuonAdamW(groups, rt)
     except CourseError as e: return str(e)
 
