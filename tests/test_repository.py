@@ -51,6 +51,8 @@ def test_notebook_is_a_finished_chapter(path):
     assert "**Next**" in text, "ends with what comes next"
     for caption in re.findall(r"#\| fig-cap: (.*)", code): assert caption.strip()
     assert code.count("#| fig-cap:") == code.count("#| fig-alt:"), "every figure has a caption and alt text"
+    for cell, s in zip(cells, source):
+        if "#| fig-cap:" in s: assert any("image/png" in o.get("data", {}) for o in cell["outputs"]), f"a figure was not stored: {s[:200]}"
     for target in re.findall(r"\]\(((?:\d\d_\w+|index)\.ipynb)", text): assert (ROOT / "nbs" / target).exists(), f"links to {target}, which does not exist"
 
 

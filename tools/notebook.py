@@ -111,6 +111,7 @@ def run(name):
     import nbformat
     path = NBS / f"{name}.ipynb"
     nb = nbformat.read(path, as_version=4)
+    os.environ.pop("MPLBACKEND", None)                      # figures are to be stored
     try: execute(name, nb)
     finally: write(nb, path)
     clean(path)
