@@ -163,7 +163,7 @@ def alive(
 )->bool:
     "Is there such a process?"
     try: os.kill(pid, 0)
-    except ProcessLookupError: return False
+    except (ProcessLookupError, OverflowError): return False                # nobody, or no number that a process can have
     except PermissionError: pass                                            # somebody else's
     return True
 
@@ -423,7 +423,9 @@ def last_words(
     "Where the first rank to end says why; one file for all ranks."
     folder, per_rank = os.environ.get("NANOCHAT_COURSE_LAST_WORDS"), os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not folder and not per_rank: return None
-    return (Path(folder) if folder else Path(per_rank).parents[2]) / f"last_words_{attempt}.json"
+    if folder: return Path(folder) / f"last_words_{attempt}.json"
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")                          # torchrun's folder for a rank is new at each attempt
+    return Path(per_rank).parents[3] / f"last_words_{run}_{attempt}.json"
 
 def say_once(
     message:str, # one line
@@ -444,7 +446,7 @@ def hold_locks(
     "Locks for a command that trains: one whose configuration has `save_every`. The speedrun holds the first for its stages."
     stack = ExitStack()
     if hasattr(config, "save_every") and os.environ.get("RANK", "0") == "0":
-        what = type(config).__name__.removesuffix("Config")
+        what = type(config).__name__.removesuffix("Config") or "a training command"
         names = [TRAIN_LOCK] if os.environ.get("NANOCHAT_COURSE_SPEEDRUN") else [LOCK, TRAIN_LOCK]
         with stack:
             for name in names: stack.enter_context(alone(base_dir() / name, what))

@@ -26,7 +26,7 @@ SPECIAL_TOKENS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_star
                   "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
 
 # %% ../nbs/10_tokenizer.ipynb #e859a226
-FEW = 32             # pairs with fewer places than this are treated one place at a time
+FEW = 8              # pairs with fewer places than this are treated one place at a time
 
 class WordTable:
     "All distinct words as one array of symbols, linked so that merged symbols can leave it."

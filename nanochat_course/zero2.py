@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .common import CourseError, Runtime, runtime
 from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_
 
-# %% ../nbs/32_zero2.ipynb #14ccd181
+# %% ../nbs/32_zero2.ipynb #78a1dd58
 def _rank_main(rank, fn, world_size, port, queue, args):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)

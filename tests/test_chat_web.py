@@ -519,8 +519,9 @@ def house(engine, tmp_path_factory):
 
 
 def launch(house, *args, **env):
+    listen_to_us = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)          # a job in the background is started deaf to it
     return subprocess.Popen([sys.executable, "-m", "nanochat_course.chat_web", "--device", "cpu", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1", **env))
+                            text=True, preexec_fn=listen_to_us, env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1", **env))
 
 
 def test_the_program_serves_says_where_and_ends_politely(house):
