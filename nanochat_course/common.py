@@ -423,9 +423,7 @@ def last_words(
     "Where the first rank to end says why; one file for all ranks."
     folder, per_rank = os.environ.get("NANOCHAT_COURSE_LAST_WORDS"), os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not folder and not per_rank: return None
-    if folder: return Path(folder) / f"last_words_{attempt}.json"
-    run = os.environ.get("TORCHELASTIC_RUN_ID", "")                          # torchrun's folder for a rank is new at each attempt
-    return Path(per_rank).parents[3] / f"last_words_{run}_{attempt}.json"
+    return (Path(folder) if folder else Path(per_rank).parents[2]) / f"last_words_{attempt}.json"
 
 def say_once(
     message:str, # one line
@@ -464,8 +462,8 @@ def run_main(
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")    # an ASCII terminal shows ? for the rest
     config = tyro.cli(config_class, prog=program(stage), description=stage.__doc__, args=argv)
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    before = last_words(attempt - 1) if attempt else None
-    if before and before.exists() and read_json(before)["status"] == 2: sys.exit(2)
+    earlier = [last_words(i) for i in range(attempt)]
+    if any(words and words.exists() and read_json(words)["status"] == 2 for words in earlier): sys.exit(2)    # said already
     try:
         with hold_locks(config): return stage(config)
     except KeyboardInterrupt: message, status = "interrupted: the same command goes on from the last checkpoint", 130
