@@ -86,14 +86,14 @@ def _document(module, source):
     "Add the comments of one module's signatures and fields to its docstrings."
     lines, names = source.split("\n"), vars(module)
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef): _document_function(node, None, names, lines)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): _document_function(node, None, names, lines)
         owner = names.get(node.name) if isinstance(node, ast.ClassDef) else None
         if not isinstance(owner, type) or owner.__module__ != module.__name__: continue
         fields = [(f.target.id, f, f) for f in node.body if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name)]
-        own_init = any(isinstance(part, ast.FunctionDef) and part.name == "__init__" for part in node.body)
+        own_init = any(isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) and part.name == "__init__" for part in node.body)
         owner._explained = {**({} if own_init else getattr(owner, "_explained", {})), **_explained(fields, lines)}
         for part in node.body:
-            if isinstance(part, ast.FunctionDef): _document_function(part, owner, names, lines)
+            if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)): _document_function(part, owner, names, lines)
         _add(owner, owner._explained)
 
 

@@ -15,6 +15,7 @@ REAL = os.environ.get("NANOCHAT_COURSE_TEST_INSTALL") == "1"
 
 
 def sh(*args, **kwargs):
+    kwargs.setdefault("env", {k: v for k, v in os.environ.items() if k != "PYTHONPATH"})      # which may name the checkout
     done = subprocess.run([str(a) for a in args], capture_output=True, text=True, **kwargs)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
