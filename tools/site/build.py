@@ -20,9 +20,9 @@ def defined(source):
     names = []
     for node in ast.parse(re.sub(r"(?m)^(\s*)[%!]", r"\1#", source)).body:
         if isinstance(node, ast.ClassDef):
-            methods = [part.name for part in node.body if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")]
+            methods = [part.name for part in node.body if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) and not part.name.startswith("_")]
             names += [node.name, *(f"{node.name}.{method}" for method in methods)]
-        elif isinstance(node, ast.FunctionDef):
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             patched = any(isinstance(d, ast.Name) and d.id == "patch" for d in node.decorator_list)
             owner = getattr(node.args.args[0].annotation, "id", "") if patched else ""
             names.append(f"{owner}.{node.name}" if owner else node.name)
