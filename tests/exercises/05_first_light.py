@@ -49,5 +49,9 @@ def never_say_never(train):
     return lambda before: (lambda p: (p - p.min()) / (p - p.min()).sum() if (p - p.min()).sum() > 0 else p)(guess(before))
 
 check_counted.verify(counted_solution, wrong=[
-    lambda t: plain_tables(t, 1), lambda t: plain_tables(t, 4), never_say_never, lambda t: lambda before: torch.ones(V),
-    lambda t: lambda before: counted_solution(t[:1000])(before)])
+    lambda t: plain_tables(t, 1), lambda t: plain_tables(t, 3), lambda t: plain_tables(t, 4), never_say_never, lambda t: lambda before: torch.ones(V),
+    lambda t: counted_solution(t[:1000])])
+
+# %%
+def surprise_on_held_out(guess): return sum(-guess(held_out[i - 8:i].tolist())[held_out[i]].log2().item() for i in range(10, len(held_out) - 2, 40)) / len(range(10, len(held_out) - 2, 40))
+assert surprise_on_held_out(counted_solution(train)) < score["four blocks"], "the solution's text says that counting wins here"
