@@ -110,7 +110,7 @@ def seed_everything(
     random.seed(seed)
     torch.manual_seed(seed)
 
-# %% ../nbs/00_common.ipynb #815eb2ef
+# %% ../nbs/00_common.ipynb #7bedbccc
 @contextmanager
 def atomic_path(
     path, # final name of a file or folder
@@ -414,7 +414,7 @@ def make_or(
     "`make chat` in the course's repository, `nanochat-chat` anywhere else."
     return f"make {target}" if all(Path(n).is_file() for n in ("Makefile", "settings.ini")) else f"nanochat-{target}"
 
-# %% ../nbs/00_common.ipynb #a2f22927
+# %% ../nbs/00_common.ipynb #55ae5110
 LOCK, TRAIN_LOCK = ".lock", ".train.lock"    # of the speedrun, and of whichever command trains
 
 def last_words(

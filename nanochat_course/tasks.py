@@ -397,7 +397,7 @@ def read_conversations(
     try: text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as e: raise CourseError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start:,}): convert it first") from None
     if path.suffix == ".json":
-        rows = read_json(path)
+        rows = read_json(path, object)
         if not isinstance(rows, list): raise CourseError(f"{path} holds no list of conversations")
         found = [parse_conversation(row if not isinstance(row, str) else [row], f"{path} item {n}") for n, row in enumerate(rows, 1)]
     else: found = [parse_conversation(line, f"{path} line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
