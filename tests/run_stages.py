@@ -1,6 +1,10 @@
 "Several stages one after another in the same processes, each with its own command line and a world of its own; started by torchrun in test_pipeline."
 import json, os, runpy, sys
 
+import torch
+from nanochat_course import optim
+
+optim.fast_dtype = lambda device: torch.float32                 # bfloat16 in Muon makes large differences of roundings, on processors that have it
 lines, ports = map(json.loads, sys.argv[1:])
 os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"            # torchrun's own meeting point serves one world only
 for line, port in zip(lines, ports):

@@ -199,7 +199,8 @@ GATHER = """
 import time
 from nanochat_course import corpus
 corpus.python_sources = lambda: [(f"file {i}", "m") for i in range(10**4)]
-corpus.file_documents = lambda path_module: time.sleep(.1)
+def slow(path_module): time.sleep(.1)
+corpus.file_documents = slow
 print("reading", flush=True)
 corpus.docstring_documents(2)
 """

@@ -4,6 +4,7 @@ import pytest, torch, torch._dynamo.testing
 from nanochat_course import optim
 from nanochat_course.common import CourseError
 from nanochat_course.optim import AdamW, Muon, MuonAdamW, adamw_equations_, adamw_update_, muon_update_, param_groups
+from products import same_product_alone
 
 def params(*shapes, seed=0):
     torch.manual_seed(seed)
@@ -85,9 +86,9 @@ def test_a_stack_has_the_bits_of_its_pieces(shape, dtype, settings):
         p, m, s = [list(x.clone()) for x in (P, torch.zeros_like(P), torch.zeros(K, shape[0], 1))]
         for g in G: muon_update_(p, list(g), m, s if "beta2" in settings else None, lr=0.02, ns_dtype=dtype, **settings)
         return [torch.stack(x) for x in (p, m, s)]
-    whole = run([slice(None)])
+    whole, exact = run([slice(None)]), same_product_alone(shape, dtype)
     for other in (run([slice(0, 1), slice(1, K)]), run([slice(i, i + 1) for i in range(K)]), as_lists()):
-        for a, b in zip(whole, other): assert torch.equal(a, b)
+        for a, b in zip(whole, other): assert torch.equal(a, b) if exact else (a - b).norm() <= 1e-5 * a.norm()
     assert not torch.equal(whole[0], P) and whole[1].abs().sum() > 0
 
 @pytest.mark.parametrize("shape", [(10, 32), (10, 33), (1003, 48), (9, 5)])

@@ -65,8 +65,7 @@ def agrees(report, losses, alone):
     for stage, want in alone[2].items():
         assert len(want) >= 4 and losses[stage] == pytest.approx(want, rel=2e-3), stage
         for k in ("assistant_loss", "identity", "num_iterations", "conversations", "cut", "left_out"):
-            # after ten steps: Muon iterates in bfloat16, and other stacks of matrices round otherwise
-            assert report[stage]["metrics"][k] == pytest.approx(alone[1][stage]["metrics"][k], rel=1e-2), (stage, k)
+            assert report[stage]["metrics"][k] == pytest.approx(alone[1][stage]["metrics"][k], rel=2e-3), (stage, k)
     assert report["base_eval"]["metrics"]["mini_core"] == pytest.approx(alone[1]["base_eval"]["metrics"]["mini_core"])
 
 
