@@ -863,7 +863,9 @@ def listen(host:str, port:int)->socket.socket:
     "A socket that waits for connections; port 0 takes a free one."
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=256)
+        sock = socket.create_server((host, port), family=family, backlog=256)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)       # each token leaves at once, not with the next one
+        return sock
     except (OSError, OverflowError) as e:
         raise CourseError(f"cannot listen on {host}, port {port} ({e}): choose others with --host and --port") from None
 
