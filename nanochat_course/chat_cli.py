@@ -159,21 +159,21 @@ def command(
     raise CourseError(f"unknown command /{name}: /help lists them")
 
 # %% ../nbs/70_chat_cli.ipynb #569f6e51
-STAGES = ("chatrl", "chatsft", "mid")          # the best first
+STAGES = ("chatrl", "chatsft", "mid")          # the last one first
 
 def find_model(
-    source:str="", # one of STAGES; empty: the best there is
+    source:str="", # one of STAGES; empty: the one trained last
     tag:str="",    # name of the model, "d4"; empty: the one trained last
 )->tuple:          # stage, checkpoint folder
     "The model to talk to."
-    if source and source not in STAGES: raise CourseError(f"unknown source {source!r}: use one of {', '.join(STAGES)}, or leave it empty for the best there is")
+    if source and source not in STAGES: raise CourseError(f"unknown source {source!r}: use one of {', '.join(STAGES)}, or leave it empty for the model trained last")
     def trained(stage):
         folder = base_dir() / f"{stage}_checkpoints"
         found = folder.iterdir() if folder.is_dir() else []
         found = [p for p in found if p.name == tag or not tag and ".old-" not in p.name]      # .old-: set aside
-        return sorted((p for p in found if latest_step(p) is not None), key=lambda p: p.stat().st_mtime)
-    for stage in [source] if source else STAGES:
-        if found := trained(stage): return stage, found[-1]
+        return [(stage, p) for p in found if latest_step(p) is not None]
+    if found := [model for stage in ([source] if source else STAGES) for model in trained(stage)]:
+        return max(found, key=lambda model: model[1].stat().st_mtime)
     what = f"no {source or 'chat'} model" + (f" with tag {tag!r}" if tag else "") + f" under {base_dir()}"
     if not source and trained("base"):
         raise CourseError(f"{what}, only a base model, which has not learned to chat: {make_or('speedrun')} trains it on")
@@ -206,7 +206,7 @@ def questions(
 @dataclass(frozen=True)
 class ChatConfig:
     "Settings of the terminal chat."
-    source:Annotated[str, tyro.conf.arg(aliases=["-i"])]=""            # stage of the model: chatrl, chatsft or mid; empty: the best there is
+    source:Annotated[str, tyro.conf.arg(aliases=["-i"])]=""            # stage of the model: chatrl, chatsft or mid; empty: the one trained last
     model_tag:Annotated[str, tyro.conf.arg(aliases=["-g"])]=""         # name of the model, as d4; empty: the one trained last
     step:Annotated[int, tyro.conf.arg(aliases=["-s"])]=-1              # checkpoint step; -1: the newest
     prompt:Annotated[str, tyro.conf.arg(aliases=["-p"])]=""            # answer this once and leave; piped text is added to it

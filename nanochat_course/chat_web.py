@@ -901,7 +901,7 @@ class WebConfig:
     "Settings of the chat page and the OpenAI-compatible server."
     host:str="127.0.0.1"       # address to listen on; any other than the loopback address lets others in
     port:int=8000              # 0: a free one
-    source:Annotated[str, tyro.conf.arg(aliases=["-i"])]=""            # stage of the model: rl, sft or mid; empty: the best there is
+    source:Annotated[str, tyro.conf.arg(aliases=["-i"])]=""            # stage of the model: rl, sft or mid; empty: the one trained last
     model_tag:Annotated[str, tyro.conf.arg(aliases=["-g"])]=""         # name of the model, as laptop; empty: the one trained last
     step:Annotated[int, tyro.conf.arg(aliases=["-s"])]=-1              # checkpoint step; -1: the newest
     temperature:Annotated[float, tyro.conf.arg(aliases=["-t"])]=0.6    # of requests that give none; 0: always the most likely token
