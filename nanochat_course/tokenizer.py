@@ -214,6 +214,7 @@ def count_words_parallel(
             while group := [pool.submit(count_words, batch, pattern) for batch in islice(todo, 8 * n)]:
                 for job in group: counts.update(job.result())
         except BrokenProcessPool:
+            pool._call_queue._reader.close()                   # Python before 3.11.5 waits for ever to write to a pipe that nobody reads (gh-94777)
             raise CourseError("a process that counted words was killed, perhaps for want of memory: use fewer, --num-processes 1") from None
     return counts
 
