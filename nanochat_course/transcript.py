@@ -78,7 +78,7 @@ def to_markdown(
     "One table for each conversation."
     tables = []
     for talk in talks:
-        rows = [f"| after | {' | '.join(f'**{cell(said)}**' for said in talk['user'])} |", "|---|" + "---|" * len(talk["user"])]
+        rows = [f"| after | {' | '.join(f'**{cell(said)}**' for said in talk['user'])} |", "|----|" + "----------------|" * len(talk["user"])]
         for source in sources:
             said = [cell(" ".join(m["content"].split())) or "(nothing)" for m in talk[source] if m["role"] == "assistant"]
             rows.append(f"| {STAGE_NAMES[source]} | {' | '.join(said)} |")
