@@ -1,4 +1,4 @@
-"The exercises of nbs/45_chat_eval.ipynb, solved and tried against wrong answers: run in the notebook's namespace, after its last cell."
+"The exercises of nbs/46_chat_eval.ipynb, solved and tried against wrong answers: run in the notebook's namespace, after its last cell."
 
 # %%
 def solution(h):

@@ -1,4 +1,4 @@
-"The exercises of nbs/43_chat_sft.ipynb, solved and tried against wrong answers: run in the notebook's namespace, after its last cell."
+"The exercises of nbs/44_chat_sft.ipynb, solved and tried against wrong answers: run in the notebook's namespace, after its last cell."
 
 # %%
 _right = lambda ps: sum(l * m for ls, ms in ps for l, m in zip(ls, ms)) / sum(m for _, ms in ps for m in ms)

@@ -1,4 +1,4 @@
-"The exercises of nbs/42_mid_train.ipynb, solved and tried against wrong answers: run in the notebook's namespace, after its last cell."
+"The exercises of nbs/43_mid_train.ipynb, solved and tried against wrong answers: run in the notebook's namespace, after its last cell."
 
 # %%
 _right = lambda ts: [n * l * e / sum(n * l * e for n, l, e in ts) for n, l, e in ts]
