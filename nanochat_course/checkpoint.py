@@ -255,7 +255,7 @@ def load_latest(
     if chosen == -2: raise CourseError(f"every checkpoint in {directory} is damaged: remove the folder to start again")
     return None if chosen == -1 else load_checkpoint(directory, chosen, check=False)
 
-# %% ../nbs/41_checkpoint.ipynb #f8958527
+# %% ../nbs/41_checkpoint.ipynb #da5d573a
 def differences(
     saved:dict, # fields of one configuration
     now:dict,   # fields of another
@@ -263,7 +263,8 @@ def differences(
     "Name the fields in which two configurations differ."
     def plain(d): # as JSON has it, configurations inside opened up
         out = {}
-        for key, value in json.loads(json.dumps(d)).items(): out.update(value if isinstance(value, dict) else {key: value})
+        for key, value in json.loads(json.dumps(d)).items():
+            out.update(value if isinstance(value, dict) else {key: value})
         return out
     saved, now = plain(saved), plain(now)
     fields = [k for k in {**saved, **now} if saved.get(k, "absent") != now.get(k, "absent")]
