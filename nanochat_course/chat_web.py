@@ -819,7 +819,7 @@ def opening(self:Reply)->bytes:
     first = self.chunk(choices=[dict(index=0, delta=delta, finish_reason=None, logprobs=None)], **echo)
     return first + b"".join(self.piece(i, delta) for i in range(1, self.request.n))
 
-# %% ../nbs/74_chat_web.ipynb #b47fca25
+# %% ../nbs/74_chat_web.ipynb #ed00b611
 class Json(Response):
     "A response in JSON."
     media_type = "application/json"
@@ -840,7 +840,12 @@ class Exchange:
     ):
         self.reply, self.jobs, self.events, self.worker, self.patience = reply, jobs, events, worker, patience
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self,
+        scope,                # of the request, in ASGI's words, as the next two
+        receive,              # called for the client's messages
+        send,                 # called with ours
+    ):
+        "Write the reply, and listen at the same time for the end of the connection."
         async def gone():
             while (await receive())["type"] != "http.disconnect": pass
         write = self.stream if self.reply.request.stream else self.whole
@@ -882,12 +887,12 @@ async def answers(self:Exchange): # yields {index: (text, entries)}
             if answers[i].reason == "stop_text": self.worker.cancel([self.jobs[i]])
         yield {i: ("".join(text), entries) for i, (text, entries) in fresh.items()}
 
-# %% ../nbs/74_chat_web.ipynb #c4b5b72d
+# %% ../nbs/74_chat_web.ipynb #b4a8bdbc
 @patch
 async def whole(self:Exchange,
-    scope,              # of the request, in ASGI's words, as the next two
-    receive,            # called for the client's messages
-    send,               # called with ours
+    scope,              # as for `__call__`
+    receive,            # likewise
+    send,               # likewise
 ):
     "One JSON object at the end."
     entries = [[] for _ in self.jobs]
@@ -912,7 +917,7 @@ def pieces(self:Exchange,
 
 @patch
 async def stream(self:Exchange,
-    scope,              # as for `whole`
+    scope,              # as for `__call__`
     receive,            # likewise
     send,               # likewise
 ):
@@ -1083,7 +1088,7 @@ def app(self:Server)->Starlette: # an ASGI application
 
 
 
-# %% ../nbs/74_chat_web.ipynb #51d0e378
+# %% ../nbs/74_chat_web.ipynb #0d0734b7
 def host_allowed(
     host:str,        # of the request: "localhost:8000", "[::1]:8000", "192.168.0.7"
     names:tuple,     # further names
@@ -1121,7 +1126,12 @@ class Guard:
         if self.key and path.startswith("/v1") and not hmac.compare_digest(sent, self.key):
             return Refusal(401, "a valid API key is needed: Authorization: Bearer …", code="invalid_api_key")
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self,
+        scope,            # of the request, in ASGI's words, as the next two
+        receive,          # called for the client's messages
+        send,             # called with ours
+    ):
+        "Answer, with our headers, or refuse."
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         if scope["type"] != "http": return                               # no web sockets here
         async def guarded(message):
