@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['UNSUPPORTED', 'HEADERS', 'STAGE', 'choose', 'Step', 'Job', 'Batch', 'Busy', 'send_each', 'Worker', 'Refusal',
-           'Served', 'get', 'text_of', 'read_messages', 'count_tokens', 'first_to_read', 'make_prompt', 'Request',
-           'refuse_unsupported', 'read_stop', 'read_given', 'read_request', 'make_jobs', 'Watch', 'token_entry',
-           'Answer', 'plain_logprobs', 'Reply', 'to_json', 'Json', 'Exchange', 'read_body', 'parse_json', 'page',
-           'Server', 'host_allowed', 'Guard', 'listen', 'make_server', 'serving', 'WebConfig', 'check', 'announce',
-           'serve', 'main']
+           'Served', 'get', 'text_of', 'check_turns', 'read_messages', 'count_tokens', 'first_to_read', 'make_prompt',
+           'refuse_unsupported', 'read_stop', 'read_given', 'Request', 'read_settings', 'read_request', 'make_jobs',
+           'Watch', 'token_entry', 'Answer', 'to_json', 'plain_logprobs', 'Reply', 'Json', 'Exchange', 'read_body',
+           'parse_json', 'page', 'Server', 'host_allowed', 'Guard', 'listen', 'make_server', 'serving', 'WebConfig',
+           'check', 'announce', 'serve', 'main']
 
-# %% ../nbs/51_chat_web.ipynb #20dfbc5b
-import asyncio, atexit, base64, contextlib, functools, hashlib, hmac, ipaddress, json, os, re, secrets, socket, sys, threading, time
+# %% ../nbs/51_chat_web.ipynb #e4d3cea7
+import asyncio, atexit, base64, contextlib, functools, hashlib, hmac, ipaddress, json, os, re, secrets, socket, sys
+import threading, time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-import torch, tyro
+import torch
+from fastcore.basics import patch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -26,9 +27,9 @@ from .common import CourseError, run_main, runtime
 from .attention import KVCache
 from .checkpoint import load_model
 from .engine import Engine, TextStream, ToolUse, prefill, sample_seed, uniforms
-from .chat_cli import find_model, fit
+from .chat_cli import also, find_model, fit
 
-# %% ../nbs/51_chat_web.ipynb #4152240c
+# %% ../nbs/51_chat_web.ipynb #84ae5fb6
 def choose(
     logits:torch.Tensor,       # (B, V), float32, after the softcap
     u:torch.Tensor,            # (B,) uniform random numbers in [0, 1)
@@ -43,14 +44,14 @@ def choose(
     scaled = (ranked - ranked[:, :1]) / temperature.clamp(min=1e-4)[:, None]
     scaled = scaled.masked_fill(torch.arange(ranked.shape[1], device=k.device) >= k[:, None], -torch.inf)
     p = scaled.softmax(-1)
-    enough = p.cumsum(-1) - p >= top_p[:, None]                             # is the probability before this token enough?
+    enough = p.cumsum(-1) - p >= top_p[:, None]                             # is what comes before this token enough?
     enough[:, 0] = False                                                    # the first one always stays
     p = p.masked_fill(enough, 0)
     cdf = p.cumsum(-1)
     u = torch.where(temperature > 0, u, 0)[:, None]
     return ids.gather(1, torch.searchsorted(cdf, u * cdf[:, -1:], right=True))[:, 0]
 
-# %% ../nbs/51_chat_web.ipynb #fa2e83f6
+# %% ../nbs/51_chat_web.ipynb #4f066c12
 @dataclass
 class Step:
     "One token of an answer, as the engine tells it."
@@ -62,23 +63,31 @@ class Step:
 class Job:
     "One answer in the making."
     def __init__(self,
-        tokenizer,
+        tokenizer,              # for the calculator's marks
         prompt:list,            # token ids, ending with <|assistant_start|>
         limit:int,              # tokens of the whole answer, at most
-        temperature:float=1.0, top_k:int=0, top_p:float=1.0,
+        temperature:float=1.0,  # 0 takes the most likely token
+        top_k:int=0,            # only the k most likely tokens may come; 0: all
+        top_p:float=1.0,        # of those, only the most likely ones that together reach this probability
         seed:int=0,             # of this answer's random numbers
         given:list=(),          # tokens that the answer begins with
         top:int=0,              # runners-up to report per token; -1: no probabilities at all
-        deadline:float=None,    # by `time.monotonic()`; the answer ends there
+        deadline:float=None,    # by `time.monotonic()`, in seconds; the answer ends there
         put=lambda event: None, # called with each `Step`, at last with the name of what ended the answer
     ):
-        self.prompt, self.limit, self.given, self.top, self.put = list(prompt), limit, list(given), top, put
+        self.prompt, self.given = list(prompt), list(given)
+        self.limit, self.deadline = limit, deadline
         self.temperature, self.top_k, self.top_p, self.seed = temperature, top_k, top_p, seed
-        self.deadline, self.tool = deadline, ToolUse(tokenizer)
-        self.count, self.stop, self.cancelled = 0, None, False
+        self.top, self.put = top, put
+        self.tool = ToolUse(tokenizer)
+        self.count = 0                      # tokens of the answer so far
+        self.stop = None                    # name of what ended it
+        self.cancelled = False
         for token in self.given: self.replay(token)
 
-    def replay(self, token:int):
+    def replay(self,
+        token:int,              # id
+    ):
         "Take a token that was written before: what the calculator says now, it must have said then."
         if self.tool.forced:
             if token != self.tool.forced.popleft():
@@ -86,7 +95,9 @@ class Job:
         else: self.tool.push(token)
         self.count += 1
 
-    def take(self, sampled:int)->tuple: # the token, and whether the calculator forced it
+    def take(self,
+        sampled:int,            # id of the token that was drawn
+    )->tuple:                   # the token, and whether the calculator forced it
         "The next token: the calculator's if it has something to say."
         forced = bool(self.tool.forced)
         token = self.tool.forced.popleft() if forced else sampled
@@ -94,171 +105,177 @@ class Job:
         self.count += 1
         return token, forced
 
-# %% ../nbs/51_chat_web.ipynb #2f826c61
+
+
+# %% ../nbs/51_chat_web.ipynb #71e572c5
 class Batch:
     "Answers to different conversations in one key-value cache; they join and leave between two steps."
     def __init__(self,
-        engine:Engine,
+        engine:Engine,     # its model and its tokenizer
         slots:int,         # answers at once
         context:int,       # tokens that a row can hold
     ):
-        self.engine, self.slots, self.context, self.jobs = engine, slots, context, []
+        self.engine, self.slots, self.context = engine, slots, context
+        self.jobs = []                                              # job i is written in row i
         self.decoder, self.device = engine.decoder(), engine.source.device
         self.cache = self.decoder.new_cache(slots, context)
         self.logits = torch.zeros(slots, engine.source.config.vocab_size, device=self.device)
 
-    def rows(self, n:int)->KVCache: # shares its memory with the whole cache
-        "The first n rows of the cache, as a cache."
-        view = object.__new__(KVCache)
-        view.k, view.v, view.lengths = self.cache.k[:, :n], self.cache.v[:, :n], self.cache.lengths[:n]
-        return view
-
-    def join(self, jobs:list):
+    def join(self,
+        jobs:list,         # of `Job`, as many as rows are free, at most
+    ):
         "Read the prompts of new answers, equal ones once, into free rows."
         prompts = [tuple(job.prompt + job.given) for job in jobs]
         different = list(dict.fromkeys(prompts))
         logits, small = prefill(self.decoder, [list(p) for p in different], self.device)
         source = torch.tensor([different.index(p) for p in prompts], device=self.device)
-        a, b = len(self.jobs), len(self.jobs) + len(jobs)
-        self.cache.k[:, a:b, :, :small.max_len] = small.k[:, source]
-        self.cache.v[:, a:b, :, :small.max_len] = small.v[:, source]
-        self.cache.lengths[a:b], self.logits[a:b] = small.lengths[source], logits[source]
+        new = slice(len(self.jobs), len(self.jobs) + len(jobs))     # rows behind the last one taken
+        self.cache.k[:, new, :, :small.max_len] = small.k[:, source]
+        self.cache.v[:, new, :, :small.max_len] = small.v[:, source]
+        self.cache.lengths[new] = small.lengths[source]
+        self.logits[new] = logits[source]
         for job in jobs: job.u = uniforms([job.seed], self.context)[0].tolist()
         self.jobs += jobs
 
-    def drop(self, gone):
-        "Free the rows of jobs that are over: each time the last row moves into the gap."
-        for i in reversed([i for i, job in enumerate(self.jobs) if gone(job)]):
-            last = len(self.jobs) - 1
-            if i < last:
-                for x in (self.cache.k, self.cache.v): x[:, i].copy_(x[:, last])
-                self.cache.lengths[i], self.logits[i] = self.cache.lengths[last].clone(), self.logits[last].clone()
-                self.jobs[i] = self.jobs[last]
-            self.jobs.pop()
+# %% ../nbs/51_chat_web.ipynb #8df8099e
+@patch
+def rows(self:Batch,
+    n:int,             # rows
+)->KVCache:            # shares its memory with the whole cache
+    "The first n rows of the cache, as a cache."
+    view = object.__new__(KVCache)
+    view.k, view.v, view.lengths = self.cache.k[:, :n], self.cache.v[:, :n], self.cache.lengths[:n]
+    return view
 
-    def choose(self)->list: # (job, Step) per row
-        "One more token for every row."
-        jobs, n = self.jobs, len(self.jobs)
-        logits = self.decoder.cap(self.logits[:n].clone())
-        column = lambda name: torch.tensor([getattr(job, name) for job in jobs], device=self.device)
-        u = torch.tensor([job.u[job.count] for job in jobs], device=self.device)
-        sampled = choose(logits, u, column("temperature").float(), column("top_k"), column("top_p").float()).tolist()
-        steps = [Step(*job.take(token)) for job, token in zip(jobs, sampled)]
-        asked = [i for i in range(n) if jobs[i].top >= 0]
-        if asked: self.explain(logits[asked], [steps[i] for i in asked], [jobs[i].top for i in asked])
-        return list(zip(jobs, steps))
+@patch
+def next_steps(self:Batch)->list: # (job, Step) per row
+    "One more token for every row."
+    jobs, n = self.jobs, len(self.jobs)
+    logits = self.decoder.cap(self.logits[:n].clone())
+    column = lambda name: torch.tensor([getattr(job, name) for job in jobs], device=self.device)
+    u = torch.tensor([job.u[job.count] for job in jobs], device=self.device)
+    sampled = choose(logits, u, column("temperature").float(), column("top_k"), column("top_p").float()).tolist()
+    steps = [Step(*job.take(token)) for job, token in zip(jobs, sampled)]
+    asked = [i for i in range(n) if jobs[i].top >= 0]
+    if asked: self.explain(logits[asked], [steps[i] for i in asked], [jobs[i].top for i in asked])
+    return list(zip(jobs, steps))
 
-    def explain(self, logits, steps, counts):
-        "Add probabilities and runners-up to the steps that want them."
-        logprobs = logits.log_softmax(-1)
-        taken = torch.tensor([step.id for step in steps], device=self.device)
-        best, ids = logprobs.topk(max([1, *counts]))
-        own = logprobs.gather(1, taken[:, None])[:, 0].tolist()
-        for step, k, logprob, values, tokens in zip(steps, counts, own, best.tolist(), ids.tolist()):
-            step.logprob = logprob
-            step.top = tuple(zip(tokens[:k], values[:k]))
+@patch
+def explain(self:Batch,
+    logits:torch.Tensor, # (rows that asked, V)
+    steps:list,          # their `Step`s, changed in place
+    counts:list,         # runners-up each of them asked for
+):
+    "Add probabilities and runners-up to the steps that want them."
+    logprobs = logits.log_softmax(-1)
+    taken = torch.tensor([step.id for step in steps], device=self.device)
+    best, ids = logprobs.topk(max([1, *counts]))
+    own = logprobs.gather(1, taken[:, None])[:, 0].tolist()
+    for step, k, logprob, values, tokens in zip(steps, counts, own, best.tolist(), ids.tolist()):
+        step.logprob = logprob
+        step.top = tuple(zip(tokens[:k], values[:k]))
 
-    def read(self):
-        "Let the model read the newest token of every row."
-        ids = torch.tensor([[job.last] for job in self.jobs], device=self.device)
-        view = self.rows(len(self.jobs))
-        self.logits[:len(self.jobs)] = self.decoder.read(ids, view)
-        self.cache.lengths[:len(self.jobs)] = view.lengths
+@patch
+def read(self:Batch):
+    "Let the model read the newest token of every row."
+    ids = torch.tensor([[job.last] for job in self.jobs], device=self.device)
+    view = self.rows(len(self.jobs))
+    self.logits[:len(self.jobs)] = self.decoder.read(ids, view)
+    self.cache.lengths[:len(self.jobs)] = view.lengths
 
-    @torch.inference_mode()
-    def step(self, new:list)->list: # (job, event) in order; an event is a Step, or the name of what ended the answer
-        "New answers join, every answer gets a token, what is over leaves."
-        if new: self.join(new)
-        events = []
-        for job, step in self.choose():
-            job.last = step.id
-            if not step.forced: job.stop = self.engine.stops.get(step.id)
-            if job.stop is None and job.count >= job.limit: job.stop = "length"
-            if job.stop is None and job.deadline and time.monotonic() > job.deadline: job.stop = "time"
-            events.append((job, step))
-            if job.stop: events.append((job, job.stop))
-        self.drop(lambda job: job.stop)
-        if self.jobs: self.read()
-        return events
+# %% ../nbs/51_chat_web.ipynb #a824d5a4
+@patch
+def drop(self:Batch,
+    gone,              # job -> is it over?
+):
+    "Free the rows of jobs that are over: each time the last row moves into the gap."
+    for i in reversed([i for i, job in enumerate(self.jobs) if gone(job)]):
+        last = len(self.jobs) - 1
+        if i < last:
+            for x in (self.cache.k, self.cache.v): x[:, i].copy_(x[:, last])
+            self.cache.lengths[i] = self.cache.lengths[last].clone()
+            self.logits[i] = self.logits[last].clone()
+            self.jobs[i] = self.jobs[last]
+        self.jobs.pop()
 
-# %% ../nbs/51_chat_web.ipynb #5952430e
+@patch
+def ending(self:Batch,
+    job:Job,           # one that has just been given a token
+    step:Step,         # this token
+)->str|None:           # name of what ended the answer, None if it goes on
+    "Is the answer over: by a mark, by its length, by its time?"
+    stop = job.stop if step.forced else self.engine.stops.get(step.id)
+    if stop is None and job.count >= job.limit: return "length"
+    if stop is None and job.deadline and time.monotonic() > job.deadline: return "time"
+    return stop
+
+@patch
+@torch.inference_mode()
+def step(self:Batch,
+    new:list,          # jobs that join; as many as rows are free, at most
+)->list:               # (job, event) in order; an event is a Step, or the name of what ended the answer
+    "New answers join, every answer gets a token, what is over leaves."
+    if new: self.join(new)
+    events = []
+    for job, step in self.next_steps():
+        job.last = step.id
+        job.stop = self.ending(job, step)
+        events.append((job, step))
+        if job.stop: events.append((job, job.stop))
+    self.drop(lambda job: job.stop)
+    if self.jobs: self.read()
+    return events
+
+
+
+# %% ../nbs/51_chat_web.ipynb #06b455f7
 class Busy(Exception):
     "The queue is full."
 
-def send_each(events):
+def send_each(
+    events:list,             # (job, event) pairs
+):
+    "Give each event to the job it belongs to."
     for job, event in events: job.put(event)
 
 class Worker:
     "One thread that owns the model and serves a queue of jobs."
     def __init__(self,
-        engine:Engine,
+        engine:Engine,       # used by this thread only
         slots:int=16,        # answers at once
         queue:int=64,        # answers that may wait
         budget:int=2048,     # prompt tokens read between two steps, so that a long prompt does not stop the others
         deliver=send_each,   # called in this thread with the (job, event) pairs of a step
     ):
         self.engine, self.slots, self.queue, self.budget, self.deliver = engine, slots, queue, budget, deliver
-        self.batch, self.waiting, self.news, self.closed = None, deque(), threading.Condition(), False
+        self.batch = None                    # made when it is needed
+        self.waiting, self.closed = deque(), False
+        self.news = threading.Condition()    # guards the two above; told of new jobs
         self.thread = threading.Thread(target=self.run, name="engine", daemon=True)
         self.thread.start()
         atexit.register(self.close)          # a thread that holds tensors must not outlive the interpreter
 
     @property
-    def running(self)->int: return len(self.batch.jobs) if self.batch else 0
+    def running(self)->int: # rows taken
+        return len(self.batch.jobs) if self.batch else 0
 
-    def submit(self, jobs:list):
+    def submit(self,
+        jobs:list,           # of `Job`: the answers to one request
+    ):
         "Queue the answers to one request, or raise `Busy`."
         with self.news:
             if len(self.waiting) + len(jobs) > self.queue + max(0, self.slots - self.running): raise Busy
             self.waiting.extend(jobs)
             self.news.notify()
 
-    def cancel(self, jobs:list):
+    def cancel(self,
+        jobs:list,           # waiting, running or over
+    ):
         "Nobody listens any more: the rows are free before the next step."
         with self.news:
             for job in jobs: job.cancelled = True
             self.waiting = deque(job for job in self.waiting if not job.cancelled)
             self.news.notify()
-
-    def admit(self)->list: # jobs for the free rows, the oldest first
-        "Choose who joins; called with the lock held."
-        new, tokens = [], 0
-        while self.waiting and self.running + len(new) < self.slots:
-            tokens += len(self.waiting[0].prompt) + len(self.waiting[0].given)
-            if new and tokens > self.budget: break
-            new.append(self.waiting.popleft())
-        return new
-
-    def too_late(self)->list: # jobs
-        "Take out of the queue what has waited too long."
-        now = time.monotonic()
-        late = [job for job in self.waiting if job.deadline and job.deadline < now]
-        self.waiting = deque(job for job in self.waiting if job not in late)
-        return late
-
-    def run(self):
-        "Step after step, as long as there is something to do."
-        while True:
-            with self.news:
-                while not (self.closed or self.waiting or self.running): self.news.wait()
-                if self.closed: break
-                if self.batch: self.batch.drop(lambda job: job.cancelled)
-                late = self.too_late()
-                new = self.admit()
-            if late: self.deliver([(job, "late") for job in late])
-            if new or self.running: self.once(new)
-        self.batch = None
-
-    def once(self, new):
-        "One step; if it fails, its answers end and the next ones find a fresh batch."
-        try:
-            self.batch = self.batch or Batch(self.engine, self.slots, self.engine.source.config.sequence_len)
-            self.deliver(self.batch.step(new))
-        except Exception as e:
-            print(f"the engine failed: {type(e).__name__}: {e}", file=sys.stderr)
-            lost = dict.fromkeys([*(self.batch.jobs if self.batch else []), *new])
-            self.batch = None
-            self.deliver([(job, "error") for job in lost])
 
     def close(self):
         "Stop the thread and wait for it."
@@ -268,10 +285,63 @@ class Worker:
         self.thread.join()
         atexit.unregister(self.close)
 
-# %% ../nbs/51_chat_web.ipynb #188d107a
+# %% ../nbs/51_chat_web.ipynb #1bcaa1fc
+@patch
+def admit(self:Worker)->list: # jobs for the free rows, the oldest first
+    "Choose who joins; called with the lock held."
+    new, tokens = [], 0
+    while self.waiting and self.running + len(new) < self.slots:
+        tokens += len(self.waiting[0].prompt) + len(self.waiting[0].given)
+        if new and tokens > self.budget: break
+        new.append(self.waiting.popleft())
+    return new
+
+@patch
+def too_late(self:Worker)->list: # jobs
+    "Take out of the queue what has waited too long."
+    now = time.monotonic()
+    late = [job for job in self.waiting if job.deadline and job.deadline < now]
+    self.waiting = deque(job for job in self.waiting if job not in late)
+    return late
+
+@patch
+def once(self:Worker,
+    new:list,                # jobs that join
+):
+    "One step; if it fails, its answers end and the next ones find a fresh batch."
+    try:
+        self.batch = self.batch or Batch(self.engine, self.slots, self.engine.source.config.sequence_len)
+        self.deliver(self.batch.step(new))
+    except Exception as e:
+        print(f"the engine failed: {type(e).__name__}: {e}", file=sys.stderr)
+        lost = dict.fromkeys([*(self.batch.jobs if self.batch else []), *new])
+        self.batch = None
+        self.deliver([(job, "error") for job in lost])
+
+@patch
+def run(self:Worker):
+    "Step after step, as long as there is something to do."
+    while True:
+        with self.news:
+            while not (self.closed or self.waiting or self.running): self.news.wait()
+            if self.closed: break
+            if self.batch: self.batch.drop(lambda job: job.cancelled)
+            late = self.too_late()
+            new = self.admit()
+        if late: self.deliver([(job, "late") for job in late])
+        if new or self.running: self.once(new)
+    self.batch = None
+
+# %% ../nbs/51_chat_web.ipynb #0aeabc58
 class Refusal(Exception):
     "An answer in OpenAI's shape that says what is wrong with a request."
-    def __init__(self, status:int, message:str, param:str=None, code:str=None, headers:dict=None):
+    def __init__(self,
+        status:int,           # of HTTP: 400, 404, …
+        message:str,          # what is wrong and what to do, for people
+        param:str=None,       # field of the request that is at fault
+        code:str=None,        # what is wrong, for programs
+        headers:dict=None,    # further ones of the response
+    ):
         self.status, self.headers = status, headers or {}
         kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 500: "server_error"}
         kind = kinds.get(status, "invalid_request_error")
@@ -281,26 +351,29 @@ class Refusal(Exception):
 class Served:
     "The model behind the server, and what requests may ask of it."
     name:str                  # as clients call it
-    tokenizer:object
+    tokenizer:object          # of this model
     context:int               # tokens the model can read
     about:dict=field(default_factory=dict)  # shown by /v1/models
-    temperature:float=0.6     # the defaults of a request
-    top_k:int=50
-    max_tokens:int=256
-    max_n:int=4               # answers to one request
+    temperature:float=0.6     # of requests that give none
+    top_k:int=50              # likewise
+    max_tokens:int=256        # likewise
+    max_n:int=4               # answers to one request, at most
 
     @functools.cached_property
     def longest(self)->int: # bytes
         "The most text that one token can hold."
         return max(len(t) for t in self.tokenizer.vocab)
 
-# %% ../nbs/51_chat_web.ipynb #e22a0484
+
+
+# %% ../nbs/51_chat_web.ipynb #396cb666
 def get(
     body:dict,       # a request
     name:str,        # of the field
     default,         # if it is missing or null
     kind,            # int, float, bool or str
-    low=None, high=None, # the smallest and the largest number allowed
+    low=None,        # the smallest number allowed; None: any
+    high=None,       # the largest
 ):                   # its value
     "Read one field of a request."
     x = body.get(name)
@@ -312,6 +385,7 @@ def get(
     if low is not None and not low <= x <= high: raise Refusal(400, f"{name} must lie between {low} and {high}", name)
     return x
 
+# %% ../nbs/51_chat_web.ipynb #7378642f
 def text_of(
     content,        # text, or a list of parts
     role:str,       # of the message
@@ -327,6 +401,16 @@ def text_of(
             raise Refusal(400, f"{param} has a part that is none of: {', '.join(kinds)}", param)
     if all(part["type"] == "text" for part in content): return "".join(part["text"] for part in content)
     return [dict(type=part["type"], text=part["text"]) for part in content]
+
+def check_turns(
+    messages:list,  # without system messages
+):
+    "User and assistant take turns; the user begins and ends."
+    for i, m in enumerate(messages):
+        if m["role"] != ("user", "assistant")[i % 2]:
+            raise Refusal(400, "user and assistant must take turns, and the user begins", "messages")
+    if not messages or messages[-1]["role"] != "user":
+        raise Refusal(400, "the last message must be the user's", "messages")
 
 def read_messages(
     body:dict,      # a request
@@ -345,27 +429,26 @@ def read_messages(
         if role in ("system", "developer"):
             if messages: raise Refusal(400, f"{param}: system messages come first", param)
             system.append(content)
-        elif role == "user" and messages and messages[-1]["role"] == "user": messages[-1]["content"] += "\n\n" + content
+        elif role == "user" and messages and messages[-1]["role"] == "user":
+            messages[-1]["content"] += "\n\n" + content
         else: messages.append(dict(role=role, content=content))
-    for i, m in enumerate(messages):
-        if m["role"] != ("user", "assistant")[i % 2]:
-            raise Refusal(400, "user and assistant must take turns, and the user begins", "messages")
-    if not messages or messages[-1]["role"] != "user":
-        raise Refusal(400, "the last message must be the user's", "messages")
+    check_turns(messages)
     return "\n\n".join(system), messages
 
-# %% ../nbs/51_chat_web.ipynb #10737951
+
+
+# %% ../nbs/51_chat_web.ipynb #c4cc0983
 def count_tokens(
-    served:Served,
-    texts:list,
-)->int:           # more than the context if there is so much text that it cannot fit
+    served:Served,    # whose tokenizer counts
+    texts:list,       # of str
+)->int:               # more than the context if there is so much text that it cannot fit
     "How many tokens these texts have."
     if sum(len(text.encode("utf-8", "replace")) for text in texts) > served.context * served.longest:
         return served.context + 1
     return sum(map(len, served.tokenizer.encode(texts, num_threads=1)))
 
 def first_to_read(
-    served:Served,
+    served:Served,     # whose tokenizer counts
     system:str,        # "" if none
     messages:list,     # user, assistant, …, user
     room:int,          # tokens that the prompt may have
@@ -379,7 +462,7 @@ def first_to_read(
     return first + first % 2
 
 def make_prompt(
-    served:Served,
+    served:Served,     # whose tokenizer and context
     system:str,        # "" if none
     messages:list,     # as `read_messages` returns them
     forget:bool,       # drop the oldest messages if they do not fit
@@ -388,35 +471,25 @@ def make_prompt(
     "The conversation as the model reads it."
     room = served.context - (reserve if forget else 1)
     first = first_to_read(served, system, messages, room)
-    try:
-        ids, dropped = fit(served.tokenizer, messages[first:], room, system) if first < len(messages) else (None, 0)
-    except CourseError: ids, dropped = None, 0
+    ids, dropped = None, 0
+    if first < len(messages):
+        try: ids, dropped = fit(served.tokenizer, messages[first:], room, system)
+        except CourseError: pass
     if ids is None or (first + dropped and not forget):
         what = "the last message" if forget else "the conversation"
-        raise Refusal(400, f"{what} does not fit in this model's context of {served.context} tokens: shorten it", "messages", "context_length_exceeded")
+        message = f"{what} does not fit in this model's context of {served.context} tokens: shorten it"
+        raise Refusal(400, message, "messages", "context_length_exceeded")
     return ids, first + dropped
 
-# %% ../nbs/51_chat_web.ipynb #0507b514
-@dataclass(frozen=True)
-class Request:
-    "A request that can be served."
-    prompt:tuple              # token ids
-    dropped:int               # oldest messages that the model will not see
-    limit:int                 # tokens of the answer, at most
-    temperature:float; top_k:int; top_p:float
-    seed:int
-    n:int                     # answers
-    stop:tuple                # texts that end the answer
-    stream:bool
-    usage:bool                # count tokens at the end of a stream
-    logprobs:int              # runners-up per token in OpenAI's shape; -1: no probabilities
-    trace:int                 # the same for every token of the answer, in this project's shape; -1: none
-    echo:bool                 # show the prompt's tokens
-    given:tuple               # continue_ids
 
-UNSUPPORTED = dict(tools=[], functions=[], logit_bias={}, presence_penalty=0, frequency_penalty=0, audio=None, prediction=None)
 
-def refuse_unsupported(body:dict):
+# %% ../nbs/51_chat_web.ipynb #45466ee9
+UNSUPPORTED = dict(tools=[], functions=[], logit_bias={}, presence_penalty=0, frequency_penalty=0, audio=None,
+                   prediction=None)
+
+def refuse_unsupported(
+    body:dict,       # a request
+):
     "What would change the answer but is not implemented is an error; everything unknown is ignored."
     for name, harmless in UNSUPPORTED.items():
         if body.get(name) not in (None, harmless):
@@ -425,97 +498,162 @@ def refuse_unsupported(body:dict):
     if not plain:
         raise Refusal(400, "this server answers with plain text only", "response_format", "unsupported_parameter")
 
-def read_stop(body:dict)->tuple:
+def read_stop(
+    body:dict,       # a request
+)->tuple:            # texts
     "Up to four texts that end an answer."
     stop = body.get("stop")
-    stop = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if stop is None: return ()
+    if isinstance(stop, str): stop = [stop]
     good = isinstance(stop, list) and len(stop) <= 4 and all(isinstance(s, str) and 0 < len(s) <= 256 for s in stop)
     if not good: raise Refusal(400, "stop must be a text, or a list of at most 4 texts, of 1 to 256 characters", "stop")
     return tuple(stop)
 
 def read_given(
     body:dict,       # a request
-    served:Served,
+    served:Served,   # whose vocabulary and context
 )->tuple:            # token ids
     "The tokens an answer shall begin with: only such as an assistant may write."
     ids = body.get("continue_ids")
     if ids is None: return ()
+    tok, size = served.tokenizer, served.tokenizer.vocab_size
+    short = isinstance(ids, list) and len(ids) < served.context
+    if not short or not all(type(i) is int and 0 <= i < size for i in ids):
+        message = f"continue_ids must be a list of fewer than {served.context} token ids below {size}"
+        raise Refusal(400, message, "continue_ids")
     own = [f"<|{name}|>" for name in ("python_start", "python_end", "output_start", "output_end")]
-    tok = served.tokenizer
     roles = {i for name, i in tok.special_ids.items() if name not in own}
-    if not isinstance(ids, list) or len(ids) >= served.context or not all(type(i) is int and 0 <= i < tok.vocab_size for i in ids):
-        raise Refusal(400, f"continue_ids must be a list of fewer than {served.context} token ids below {tok.vocab_size}", "continue_ids")
-    if any(i in roles for i in ids[:-1]) or (ids and ids[-1] in roles and ids[-1] != tok.special_ids.get("<|assistant_end|>")):
+    end = tok.special_ids.get("<|assistant_end|>")
+    if any(i in roles for i in ids[:-1]) or (ids and ids[-1] in roles and ids[-1] != end):
         raise Refusal(400, "continue_ids may not hold the marks between the turns", "continue_ids")
     return tuple(ids)
 
+# %% ../nbs/51_chat_web.ipynb #a8dbbd17
+@dataclass(frozen=True)
+class Request:
+    "A request that can be served."
+    prompt:tuple              # token ids
+    dropped:int               # oldest messages that the model will not see
+    limit:int                 # tokens of the answer, at most
+    temperature:float         # 0: always the most likely token
+    top_k:int                 # only the k most likely tokens; 0: all
+    top_p:float               # of those, only the most likely ones that together reach this probability
+    seed:int                  # of all random numbers
+    n:int                     # answers
+    stop:tuple                # texts that end the answer
+    stream:bool               # piece by piece, or whole
+    usage:bool                # count tokens at the end of a stream
+    logprobs:int              # runners-up per token in OpenAI's shape; -1: no probabilities
+    trace:int                 # the same for every token of the answer, in this project's shape; -1: none
+    echo:bool                 # show the prompt's tokens
+    given:tuple               # continue_ids
+
+def read_settings(
+    body:dict,       # a request
+    served:Served,   # for what the request leaves open
+)->dict:             # fields of `Request` that depend on nothing else
+    "How to choose tokens, and what to tell about them."
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict): raise Refusal(400, "stream_options must be an object", "stream_options")
+    return dict(
+        temperature=get(body, "temperature", served.temperature, float, 0, 10),
+        top_k=get(body, "top_k", served.top_k, int, 0, 10**9),
+        top_p=get(body, "top_p", 1., float, 0, 1),
+        seed=get(body, "seed", secrets.randbits(31), int, -2**63, 2**63 - 1),
+        n=get(body, "n", 1, int, 1, served.max_n),
+        stop=read_stop(body),
+        stream=get(body, "stream", False, bool),
+        usage=get(options, "include_usage", False, bool),
+        echo=get(body, "echo", False, bool),
+        trace=get(body, "trace", -1, int, 0, 20),
+        logprobs=get(body, "top_logprobs", 0, int, 0, 20) if get(body, "logprobs", False, bool) else -1)
+
+# %% ../nbs/51_chat_web.ipynb #00ac2f54
 def read_request(
     body,            # what the client sent, from JSON
-    served:Served,
-)->Request:
+    served:Served,   # the model it goes to
+)->Request:          # checked
     "Check a request, and fill in what it leaves open."
     if not isinstance(body, dict): raise Refusal(400, "the body must be a JSON object")
     model = get(body, "model", served.name, str)
     if model != served.name:
-        raise Refusal(404, f"the model {model[:80]!r} is not here, only {served.name!r}", "model", "model_not_found")
+        message = f"the model {model[:80]!r} is not here, only {served.name!r}"
+        raise Refusal(404, message, "model", "model_not_found")
     refuse_unsupported(body)
     name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
     limit = get(body, name, served.max_tokens, int, 1, 10**9)
     truncation = get(body, "truncation", "disabled", str)
     if truncation not in ("auto", "disabled"): raise Refusal(400, "truncation must be auto or disabled", "truncation")
-    given, options = read_given(body, served), body.get("stream_options") or {}
-    if not isinstance(options, dict): raise Refusal(400, "stream_options must be an object", "stream_options")
+    given = read_given(body, served)
     system, messages = read_messages(body)
     reserve = max(min(limit, served.context // 4), min(len(given) + 16, served.context // 2))
     prompt, dropped = make_prompt(served, system, messages, truncation == "auto", reserve)
-    if len(prompt) + len(given) >= served.context:
-        raise Refusal(400, "continue_ids leave no room in the context", "continue_ids", "context_length_exceeded")
-    wanted = get(body, "logprobs", False, bool)
-    return Request(prompt=tuple(prompt), dropped=dropped, limit=min(limit, served.context - len(prompt)), given=given,
-        temperature=get(body, "temperature", served.temperature, float, 0, 10), top_k=get(body, "top_k", served.top_k, int, 0, 10**9),
-        top_p=get(body, "top_p", 1., float, 0, 1), seed=get(body, "seed", secrets.randbits(31), int, -2**63, 2**63 - 1),
-        n=get(body, "n", 1, int, 1, served.max_n), stop=read_stop(body), stream=get(body, "stream", False, bool),
-        usage=get(options, "include_usage", False, bool), echo=get(body, "echo", False, bool), trace=get(body, "trace", -1, int, 0, 20),
-        logprobs=get(body, "top_logprobs", 0, int, 0, 20) if wanted else -1)
+    room = served.context - len(prompt)
+    if room <= len(given):
+        message = "continue_ids leave no room in the context"
+        raise Refusal(400, message, "continue_ids", "context_length_exceeded")
+    return Request(prompt=tuple(prompt), dropped=dropped, limit=min(limit, room), given=given,
+                   **read_settings(body, served))
 
-# %% ../nbs/51_chat_web.ipynb #a21f95b1
+
+
+# %% ../nbs/51_chat_web.ipynb #3cfe2be3
 def make_jobs(
-    request:Request,
-    served:Served,
+    request:Request, # a checked one
+    served:Served,   # whose tokenizer
     seconds:float,   # the longest an answer may take, waiting included
     put,             # a function: index of the answer -> function that takes its events
 )->list:             # one `Job` per answer
     "The jobs of a request."
-    common = dict(limit=request.limit, temperature=request.temperature, top_k=request.top_k, top_p=request.top_p, given=request.given,
-                  top=max(request.logprobs, request.trace), deadline=time.monotonic() + seconds)
-    try:
-        return [Job(served.tokenizer, request.prompt, seed=sample_seed(request.seed, i), put=put(i), **common) for i in range(request.n)]
+    common = dict(limit=request.limit, temperature=request.temperature, top_k=request.top_k, top_p=request.top_p,
+                  given=request.given, top=max(request.logprobs, request.trace), deadline=time.monotonic() + seconds)
+    def job(i): return Job(served.tokenizer, request.prompt, seed=sample_seed(request.seed, i), put=put(i), **common)
+    try: return [job(i) for i in range(request.n)]
     except CourseError as e: raise Refusal(400, str(e), "continue_ids") from None
 
-# %% ../nbs/51_chat_web.ipynb #4b691069
+
+
+# %% ../nbs/51_chat_web.ipynb #e64f5e92
 class Watch:
     "Looks for stop texts in a stream; holds back what may be the beginning of one."
-    def __init__(self, stops):
+    def __init__(self,
+        stops,           # texts that end the answer
+    ):
         self.stops, self.held, self.found = stops, "", False
 
-    def push(self, text:str)->str: # what can be shown now
+    def push(self,
+        text:str,        # the next piece
+    )->str:              # what can be shown now
         "Take the next piece of text."
         self.held += text
         places = [i for i in map(self.held.find, self.stops) if i >= 0]
         if places:
-            shown, self.held, self.found = self.held[:min(places)], "", True
-            return shown
-        keep = max((n for s in self.stops for n in range(1, min(len(s), len(self.held) + 1)) if self.held.endswith(s[:n])), default=0)
-        shown, self.held = self.held[:len(self.held) - keep], self.held[len(self.held) - keep:]
+            self.found = True
+            return self.show(min(places), keep=False)
+        return self.show(len(self.held) - self.begun())
+
+    def begun(self)->int: # characters
+        "How much of the end may be the beginning of a stop text."
+        lengths = [n for s in self.stops for n in range(1, min(len(s), len(self.held) + 1))
+                   if self.held.endswith(s[:n])]
+        return max(lengths, default=0)
+
+    def show(self,
+        n:int,           # characters
+        keep:bool=True,  # hold back what follows them, or throw it away
+    )->str:              # the first n characters of what was held back
+        "Let go of some text."
+        shown, rest = self.held[:n], self.held[n:]
+        self.held = rest if keep else ""
         return shown
 
     def close(self)->str:
         "The text is over: nothing was the beginning of a stop text."
-        shown, self.held = self.held, ""
-        return shown
+        return self.show(len(self.held))
 
+# %% ../nbs/51_chat_web.ipynb #861d10d8
 def token_entry(
-    tokenizer,
+    tokenizer,  # of the model
     i:int,      # token id
 )->dict:        # its text and bytes; a special token's name
     "A token as OpenAI's interface shows it."
@@ -524,21 +662,31 @@ def token_entry(
 
 class Answer:
     "Tokens in; text, calculator parts, probabilities and the reason of the end out."
-    def __init__(self, served:Served, request:Request):
+    def __init__(self,
+        served:Served,      # whose tokenizer
+        request:Request,    # what was asked for
+    ):
         self.request, self.tokenizer = request, served.tokenizer
-        self.stream, self.watch, self.kind = TextStream(served.tokenizer), Watch(request.stop), "text"
+        self.stream, self.watch = TextStream(served.tokenizer), Watch(request.stop)
         self.names = {i: name for name, i in served.tokenizer.special_ids.items()}
-        self.parts, self.count, self.reason = [], 0, None
+        self.kind, self.parts = "text", []                 # of the part that is being written; all parts
+        self.count, self.reason = 0, None                  # tokens; what ended the answer
         for token in request.given: self.text(token)
 
-    def text(self, token:int)->str: # what a plain client sees now, often ""
+    def text(self,
+        token:int,          # id
+    )->str:                 # what a plain client sees now, often ""
         "Take one token, and remember its text in the part it belongs to."
         special = token in self.names
         shown = self.add(self.stream.push(token), special)
-        if special: self.kind = {"<|python_start|>": "python", "<|output_start|>": "python_output"}.get(self.names[token], "text")
+        begins = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
+        if special: self.kind = begins.get(self.names[token], "text")
         return shown
 
-    def add(self, text:str, over:bool)->str:
+    def add(self,
+        text:str,           # the next piece, often ""
+        over:bool,          # is this part over?
+    )->str:                 # what a plain client sees now
         "Put text where it belongs; when this part is over, nothing is held back."
         if self.kind == "text":
             text = self.watch.push(text)
@@ -547,23 +695,6 @@ class Answer:
         if self.parts and self.parts[-1]["type"] == self.kind: self.parts[-1]["text"] += text
         else: self.parts.append(dict(type=self.kind, text=text))
         return text if self.kind == "text" else ""
-
-    def push(self, event)->tuple: # new text, and the new token's entry for trace (None if there is none)
-        "Take an event of the engine."
-        if not isinstance(event, Step):
-            self.reason = self.reason or event
-            return "" if self.watch.found else self.add(self.stream.close(), True), None
-        kind = "special" if event.id in self.names else self.kind
-        shown = self.text(event.id)
-        self.count += 1
-        if self.watch.found: self.reason = "stop_text"
-        wanted = max(self.request.logprobs, self.request.trace) >= 0
-        return shown, self.entry(event, kind) if wanted else None
-
-    def entry(self, step:Step, kind:str)->dict:
-        "One token with its probability and runners-up; OpenAI's fields, and three more."
-        def one(i, logprob): return dict(token_entry(self.tokenizer, i), logprob=max(logprob, -9999.), id=i)
-        return dict(one(step.id, step.logprob), kind=kind, forced=step.forced, top_logprobs=[one(i, p) for i, p in step.top])
 
     @property
     def finish(self)->str: # OpenAI's word for it
@@ -574,74 +705,147 @@ class Answer:
         "What a plain client sees of the whole answer."
         return "".join(part["text"] for part in self.parts if part["type"] == "text")
 
-# %% ../nbs/51_chat_web.ipynb #5a7f450f
+# %% ../nbs/51_chat_web.ipynb #8a5f023b
+@patch
+def push(self:Answer,
+    event,              # a `Step`, or the name of what ended the answer
+)->tuple:               # new text, and the new token's entry for trace (None if there is none)
+    "Take an event of the engine."
+    if not isinstance(event, Step):
+        self.reason = self.reason or event
+        return "" if self.watch.found else self.add(self.stream.close(), True), None
+    kind = "special" if event.id in self.names else self.kind
+    shown = self.text(event.id)
+    self.count += 1
+    if self.watch.found: self.reason = "stop_text"
+    wanted = max(self.request.logprobs, self.request.trace) >= 0
+    return shown, self.entry(event, kind) if wanted else None
+
+@patch
+def entry(self:Answer,
+    step:Step,          # the token
+    kind:str,           # special, text, python or python_output
+)->dict:                # in JSON's types
+    "One token with its probability and runners-up; OpenAI's fields, and three more."
+    def one(i, logprob): return dict(token_entry(self.tokenizer, i), logprob=max(logprob, -9999.), id=i)
+    runners_up = [one(i, p) for i, p in step.top]
+    return dict(one(step.id, step.logprob), kind=kind, forced=step.forced, top_logprobs=runners_up)
+
+
+
+# %% ../nbs/51_chat_web.ipynb #c1abaeb0
+def to_json(
+    x,              # what JSON can hold
+)->bytes:
+    "JSON without spaces."
+    return json.dumps(x, separators=(",", ":")).encode()
+
 def plain_logprobs(
     entries:list,   # of `Answer.entry`
     top:int,        # runners-up asked for
 )->dict:
     "The text tokens among them, exactly as OpenAI writes them."
     def one(e): return {name: e[name] for name in ("token", "logprob", "bytes")}
-    content = [dict(one(e), top_logprobs=[one(t) for t in e["top_logprobs"][:top]]) for e in entries if e["kind"] == "text"]
+    content = []
+    for e in entries:
+        if e["kind"] == "text": content.append(dict(one(e), top_logprobs=[one(t) for t in e["top_logprobs"][:top]]))
     return dict(content=content, refusal=None)
 
 class Reply:
     "Everything that is sent for one request."
-    def __init__(self, request:Request, served:Served):
+    def __init__(self,
+        request:Request,    # what was asked for
+        served:Served,      # the model
+    ):
         self.request, self.served = request, served
         self.answers = [Answer(served, request) for _ in range(request.n)]
         self.head = dict(id="chatcmpl-" + secrets.token_hex(12), created=int(time.time()), model=served.name,
                          seed=request.seed, dropped=request.dropped)
 
-    def details(self, entries:list)->dict:
+    def details(self,
+        entries:list,       # of one answer
+    )->dict:
         "Probabilities in the two shapes, as far as they were asked for."
         r, out = self.request, {}
         out["logprobs"] = plain_logprobs(entries, r.logprobs) if r.logprobs >= 0 else None
         if r.trace >= 0: out["trace"] = [dict(e, top_logprobs=e["top_logprobs"][:r.trace]) for e in entries]
         return out
 
-    def chunk(self, **rest)->bytes:
-        "One server-sent event of a stream."
-        usage = dict(usage=None) if self.request.usage else {}
-        return b"data: " + to_json(dict(self.head, object="chat.completion.chunk", **usage, **rest)) + b"\n\n"
-
-    def piece(self, i:int, delta:dict, entries=(), finish:str=None)->bytes:
-        "An event with news of answer i."
-        choice = dict(index=i, delta=delta, finish_reason=finish, **self.details(entries))
-        if finish: choice["stop"] = self.answers[i].reason
-        return self.chunk(choices=[choice])
-
-    def opening(self)->bytes:
-        "The first events of a stream."
-        tok, echo = self.served.tokenizer, {}
-        special = set(tok.special_ids.values())
-        if self.request.echo:
-            echo["prompt"] = [dict(token_entry(tok, i), id=i, kind="special" if i in special else "text") for i in self.request.prompt]
-        first = self.chunk(choices=[dict(index=0, delta=dict(role="assistant", content=""), finish_reason=None, logprobs=None)], **echo)
-        return first + b"".join(self.piece(i, dict(role="assistant", content="")) for i in range(1, self.request.n))
-
     def usage(self)->dict:
+        "Tokens read, written, and both."
         read, written = len(self.request.prompt) + len(self.request.given), sum(a.count for a in self.answers)
         return dict(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
-    def whole(self, entries:list)->dict: # entries: a list per answer
+    def whole(self,
+        entries:list,       # a list per answer
+    )->dict:
         "The reply without streaming."
-        choices = [dict(index=i, finish_reason=a.finish, stop=a.reason, **self.details(entries[i]),
-                        message=dict(role="assistant", content=a.content, parts=a.parts, refusal=None)) for i, a in enumerate(self.answers)]
+        choices = []
+        for i, a in enumerate(self.answers):
+            message = dict(role="assistant", content=a.content, parts=a.parts, refusal=None)
+            ending = dict(finish_reason=a.finish, stop=a.reason)
+            choices.append(dict(index=i, **ending, **self.details(entries[i]), message=message))
         return dict(self.head, object="chat.completion", choices=choices, usage=self.usage())
 
-def to_json(x)->bytes: return json.dumps(x, separators=(",", ":")).encode()
+# %% ../nbs/51_chat_web.ipynb #ce56bfe4
+@patch
+def chunk(self:Reply,
+    **rest,             # choices, and what is said once
+)->bytes:
+    "One server-sent event of a stream."
+    usage = dict(usage=None) if self.request.usage else {}
+    return b"data: " + to_json(dict(self.head, object="chat.completion.chunk", **usage, **rest)) + b"\n\n"
 
-# %% ../nbs/51_chat_web.ipynb #49f338f9
+@patch
+def piece(self:Reply,
+    i:int,              # index of the answer
+    delta:dict,         # what is new: role, content
+    entries=(),         # of the new tokens
+    finish:str=None,    # OpenAI's word for the end; None: the answer goes on
+)->bytes:
+    "An event with news of answer i."
+    choice = dict(index=i, delta=delta, finish_reason=finish, **self.details(entries))
+    if finish: choice["stop"] = self.answers[i].reason
+    return self.chunk(choices=[choice])
+
+@patch
+def opening(self:Reply)->bytes:
+    "The first events of a stream."
+    tok, echo = self.served.tokenizer, {}
+    special = set(tok.special_ids.values())
+    def shown(i): return dict(token_entry(tok, i), id=i, kind="special" if i in special else "text")
+    if self.request.echo: echo["prompt"] = [shown(i) for i in self.request.prompt]
+    delta = dict(role="assistant", content="")
+    first = self.chunk(choices=[dict(index=0, delta=delta, finish_reason=None, logprobs=None)], **echo)
+    return first + b"".join(self.piece(i, delta) for i in range(1, self.request.n))
+
+# %% ../nbs/51_chat_web.ipynb #ed00b611
 class Json(Response):
+    "A response in JSON."
     media_type = "application/json"
-    def render(self, content): return to_json(content)
+    def render(self,
+        content,              # what JSON can hold
+    )->bytes:
+        "As Starlette asks for it."
+        return to_json(content)
 
 class Exchange:
     "Sends a reply while it grows; ends the jobs as soon as nobody listens."
-    def __init__(self, reply:Reply, jobs:list, events:asyncio.Queue, worker:Worker, patience:float=30):
+    def __init__(self,
+        reply:Reply,          # to be sent
+        jobs:list,            # a `Job` per answer
+        events:asyncio.Queue, # (index of the answer, event) pairs
+        worker:Worker,        # who does the jobs
+        patience:float=30,    # seconds in which a packet must be taken
+    ):
         self.reply, self.jobs, self.events, self.worker, self.patience = reply, jobs, events, worker, patience
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self,
+        scope,                # of the request, in ASGI's words, as the next two
+        receive,              # called for the client's messages
+        send,                 # called with ours
+    ):
+        "Write the reply, and listen at the same time for the end of the connection."
         async def gone():
             while (await receive())["type"] != "http.disconnect": pass
         write = self.stream if self.reply.request.stream else self.whole
@@ -654,67 +858,91 @@ class Exchange:
             self.worker.cancel(self.jobs)
             for task in tasks: task.cancel()
 
-    async def news(self): # a list of (index of the answer, event); empty after 10 quiet seconds
-        "What has come, and more if there is more."
-        try: got = [await asyncio.wait_for(self.events.get(), 10)]
-        except asyncio.TimeoutError: return []   # noqa: UP041
-        while not self.events.empty(): got.append(self.events.get_nowait())
-        for _, event in got:
-            if event == "error": raise Refusal(500, "the engine failed: see the server's messages")
-            if event == "late":
-                raise Refusal(429, "the server is busy: the request waited too long", code="queue_timeout")
-        return got
+# %% ../nbs/51_chat_web.ipynb #dc6cb88c
+@patch
+async def news(self:Exchange)->list: # of (index of the answer, event); empty after 10 quiet seconds
+    "What has come, and more if there is more."
+    try: got = [await asyncio.wait_for(self.events.get(), 10)]
+    except asyncio.TimeoutError: return []   # noqa: UP041
+    while not self.events.empty(): got.append(self.events.get_nowait())
+    for _, event in got:
+        if event == "error": raise Refusal(500, "the engine failed: see the server's messages")
+        if event == "late":
+            raise Refusal(429, "the server is busy: the request waited too long", code="queue_timeout")
+    return got
 
-    async def answers(self): # yields {index: (text, entries)}
-        "Turn events into text until every answer is over."
-        answers, open_ = self.reply.answers, set(range(len(self.jobs)))
-        while open_:
-            fresh = {}
-            for i, event in await self.news():
-                if i not in open_: continue
-                text, entries = fresh.setdefault(i, ([], []))
-                shown, entry = answers[i].push(event)
-                text.append(shown)
-                if entry: entries.append(entry)
-                if answers[i].reason: open_.discard(i)
-                if answers[i].reason == "stop_text": self.worker.cancel([self.jobs[i]])
-            yield {i: ("".join(text), entries) for i, (text, entries) in fresh.items()}
+@patch
+async def answers(self:Exchange): # yields {index: (text, entries)}
+    "Turn events into text until every answer is over."
+    answers, unfinished = self.reply.answers, set(range(len(self.jobs)))
+    while unfinished:
+        fresh = {}
+        for i, event in await self.news():
+            if i not in unfinished: continue
+            text, entries = fresh.setdefault(i, ([], []))
+            shown, entry = answers[i].push(event)
+            text.append(shown)
+            if entry: entries.append(entry)
+            if answers[i].reason: unfinished.discard(i)
+            if answers[i].reason == "stop_text": self.worker.cancel([self.jobs[i]])
+        yield {i: ("".join(text), entries) for i, (text, entries) in fresh.items()}
 
-    async def stream(self, scope, receive, send):
-        "Server-sent events."
-        async def write(data, more=True):
-            await asyncio.wait_for(send(dict(type="http.response.body", body=data, more_body=more)), self.patience)
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"),
-                   (b"x-accel-buffering", b"no")]
-        await send(dict(type="http.response.start", status=200, headers=headers))
-        await write(self.reply.opening())
-        try:
-            async for fresh in self.answers():
-                data = b"".join(self.reply.piece(i, dict(content=text) if text else {}, entries)
-                                for i, (text, entries) in fresh.items() if text or entries)
-                over = [i for i in fresh if self.reply.answers[i].reason]
-                data += b"".join(self.reply.piece(i, {}, finish=self.reply.answers[i].finish) for i in over)
-                await write(data or b": waiting\n\n")
-            if self.reply.request.usage:
-                await write(self.reply.chunk(choices=[]).replace(b'"usage":null', b'"usage":' + to_json(self.reply.usage())))
-        except Refusal as e: await write(b"data: " + to_json(e.body) + b"\n\n")
-        await write(b"data: [DONE]\n\n", more=False)
+# %% ../nbs/51_chat_web.ipynb #b4a8bdbc
+@patch
+async def whole(self:Exchange,
+    scope,              # as for `__call__`
+    receive,            # likewise
+    send,               # likewise
+):
+    "One JSON object at the end."
+    entries = [[] for _ in self.jobs]
+    try:
+        async for fresh in self.answers():
+            for i, (_, new) in fresh.items(): entries[i] += new
+        response = Json(self.reply.whole(entries))
+    except Refusal as e: response = Json(e.body, e.status, headers=e.headers)
+    await asyncio.wait_for(response(scope, receive, send), self.patience)
 
-    async def whole(self, scope, receive, send):
-        "One JSON object at the end."
-        entries = [[] for _ in self.jobs]
-        try:
-            async for fresh in self.answers():
-                for i, (_, new) in fresh.items(): entries[i] += new
-            response = Json(self.reply.whole(entries))
-        except Refusal as e: response = Json(e.body, e.status, headers=e.headers)
-        await asyncio.wait_for(response(scope, receive, send), self.patience)
+@patch
+def pieces(self:Exchange,
+    fresh:dict,         # {index of the answer: (text, entries)}
+)->bytes:               # events of a stream
+    "What is new, and which answers are over with it."
+    reply, events = self.reply, []
+    for i, (text, entries) in fresh.items():
+        if text or entries: events.append(reply.piece(i, dict(content=text) if text else {}, entries))
+    for i in fresh:
+        if reply.answers[i].reason: events.append(reply.piece(i, {}, finish=reply.answers[i].finish))
+    return b"".join(events)
 
-# %% ../nbs/51_chat_web.ipynb #91502e39
+@patch
+async def stream(self:Exchange,
+    scope,              # as for `__call__`
+    receive,            # likewise
+    send,               # likewise
+):
+    "Server-sent events."
+    async def write(data, more=True):
+        await asyncio.wait_for(send(dict(type="http.response.body", body=data, more_body=more)), self.patience)
+    headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"),
+               (b"x-accel-buffering", b"no")]
+    await send(dict(type="http.response.start", status=200, headers=headers))
+    await write(self.reply.opening())
+    try:
+        async for fresh in self.answers(): await write(self.pieces(fresh) or b": waiting\n\n")
+        if self.reply.request.usage:
+            usage = b'"usage":' + to_json(self.reply.usage())
+            await write(self.reply.chunk(choices=[]).replace(b'"usage":null', usage))
+    except Refusal as e: await write(b"data: " + to_json(e.body) + b"\n\n")
+    await write(b"data: [DONE]\n\n", more=False)
+
+
+
+# %% ../nbs/51_chat_web.ipynb #c43b31d0
 async def read_body(
-    http,            # the request
-    most:int,        # bytes
-    patience:float=20,
+    http,              # the request
+    most:int,          # bytes
+    patience:float=20, # seconds
 )->bytes:
     "The body, if it is JSON, not too long, and does not take for ever."
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -730,7 +958,9 @@ async def read_body(
         raise Refusal(408, "the body did not come in time", headers={"connection": "close"}) from None
     return bytes(body)
 
-def parse_json(body:bytes):
+def parse_json(
+    body:bytes,        # from a stranger
+):                     # Python's lists, dicts and values
     "JSON, or a refusal."
     try: return json.loads(body)
     except (ValueError, RecursionError): raise Refusal(400, "the body is not valid JSON") from None
@@ -743,76 +973,122 @@ def page()->tuple: # its bytes, and its Content-Security-Policy
     def hashes(tag):
         found = re.findall(rb"<%s>(.*?)</%s>" % (tag, tag), data, re.S)
         return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found)
-    policy = (f"default-src 'none'; script-src {hashes(b'script')}; style-src {hashes(b'style')}; connect-src 'self'; img-src data:; "
-              "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")
-    return data, policy
+    policy = ("default-src 'none'", f"script-src {hashes(b'script')}", f"style-src {hashes(b'style')}",
+              "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+              "require-trusted-types-for 'script'", "trusted-types 'none'")
+    return data, "; ".join(policy)
 
-# %% ../nbs/51_chat_web.ipynb #52ef4970
+
+
+# %% ../nbs/51_chat_web.ipynb #d73eb0f7
 class Server:
     "The endpoints, and what they share."
-    def __init__(self, engine:Engine, served:Served, slots:int=16, queue:int=64, seconds:float=120, max_body:int=2**20):
-        self.served, self.seconds, self.max_body, self.loop = served, seconds, max_body, None
+    def __init__(self,
+        engine:Engine,        # of the model
+        served:Served,        # what is said about it
+        slots:int=16,         # answers written at once
+        queue:int=64,         # answers that may wait
+        seconds:float=120,    # an answer ends after this time
+        max_body:int=2**20,   # bytes of a request
+    ):
+        self.served, self.seconds, self.max_body = served, seconds, max_body
+        self.loop = None                     # the event loop, once it runs
         self.worker = Worker(engine, slots, queue, deliver=self.deliver)
 
-    def deliver(self, events):
+    def deliver(self,
+        events:list,          # (job, event) pairs of a step
+    ):
         "From the engine's thread to the event loop's, one wake-up per step."
-        with contextlib.suppress(RuntimeError): self.loop.call_soon_threadsafe(send_each, events)       # the loop may have ended
+        with contextlib.suppress(RuntimeError):          # the loop may have ended
+            self.loop.call_soon_threadsafe(send_each, events)
 
-    async def page(self, http):
+    async def page(self,
+        http,                 # the request
+    ):
+        "The chat page."
         data, policy = page()
         headers = {"content-security-policy": policy, "cache-control": "no-cache"}
         return Response(data, media_type="text/html; charset=utf-8", headers=headers)
 
-    async def health(self, http):
+    async def health(self,
+        http,                 # the request
+    ):
+        "Is it alive, and how busy?"
         w = self.worker
         return Json(dict(status="ok", model=self.served.name, running=w.running, waiting=len(w.waiting), slots=w.slots))
 
-    def describe(self):
+    def describe(self)->dict:
+        "The model, as /v1/models shows it."
         s = self.served
         return dict(id=s.name, object="model", created=0, owned_by="nanochat_course", context=s.context,
                     vocabulary=s.tokenizer.vocab_size, marks=len(s.tokenizer.special_ids), **s.about,
                     defaults=dict(temperature=s.temperature, top_k=s.top_k, top_p=1., max_tokens=s.max_tokens))
 
-    async def models(self, http): return Json(dict(object="list", data=[self.describe()]))
+    async def models(self,
+        http,                 # the request
+    ):
+        "All models: this one."
+        return Json(dict(object="list", data=[self.describe()]))
 
-    async def model(self, http):
+    async def model(self,
+        http,                 # the request, with the model's name in its path
+    ):
+        "One model by its name."
         if http.path_params["name"] != self.served.name:
             raise Refusal(404, "there is no such model here", "model", "model_not_found")
         return Json(self.describe())
 
-    async def complete(self, http):
-        body = await read_body(http, self.max_body)
-        request = await asyncio.to_thread(lambda: read_request(parse_json(body), self.served))
-        events = asyncio.Queue()
-        def put(i): return lambda event: events.put_nowait((i, event))
-        jobs = make_jobs(request, self.served, self.seconds, put)
-        ended = self.worker.engine.stops.get(request.given[-1]) if request.given else None
-        if ended is None and len(request.given) >= request.limit: ended = "length"
-        if ended: send_each([(job, ended) for job in jobs])             # nothing is left to be written
-        else:
-            try: self.worker.submit(jobs)
-            except Busy:
-                raise Refusal(429, "all rows are taken and the queue is full: try again", code="busy", headers={"retry-after": "1"}) from None
-        return Exchange(Reply(request, self.served), jobs, events, self.worker)
+# %% ../nbs/51_chat_web.ipynb #86fadff9
+@patch
+def ended(self:Server,
+    request:Request,          # a checked one
+)->str|None:                  # name of what ended it; None if there is something to write
+    "Is the answer over before it begins?"
+    stop = self.worker.engine.stops.get(request.given[-1]) if request.given else None
+    return "length" if stop is None and len(request.given) >= request.limit else stop
 
-    def app(self)->Starlette: # an ASGI application
-        "Routes and error handlers."
-        @contextlib.asynccontextmanager
-        async def lifespan(app):
-            self.loop = asyncio.get_running_loop()
-            yield
-            await asyncio.to_thread(self.worker.close)
-        def refuse(http, e): return Json(e.body, e.status, headers=e.headers)
-        def http_error(http, e):
-            return refuse(http, Refusal(e.status_code, f"{http.method} {http.url.path[:80]}: {e.detail}".lower(), headers=e.headers))
-        def failure(http, e): return refuse(http, Refusal(500, "the server failed: see its messages"))
-        def left(http, e): return Response(status_code=400)
-        routes = [Route("/", self.page), Route("/health", self.health), Route("/v1/models", self.models),
-                  Route("/v1/models/{name:path}", self.model), Route("/v1/chat/completions", self.complete, methods=["POST"])]
-        return Starlette(routes=routes, lifespan=lifespan,
-                         exception_handlers={Refusal: refuse, HTTPException: http_error, ClientDisconnect: left, Exception: failure})
+@patch
+async def complete(self:Server,
+    http,                     # the request
+):
+    "Chat completions: check, queue, and leave the sending to an `Exchange`."
+    body = await read_body(http, self.max_body)
+    request = await asyncio.to_thread(lambda: read_request(parse_json(body), self.served))
+    events = asyncio.Queue()
+    def put(i): return lambda event: events.put_nowait((i, event))
+    jobs = make_jobs(request, self.served, self.seconds, put)
+    stop = self.ended(request)
+    if stop: send_each([(job, stop) for job in jobs])
+    else:
+        try: self.worker.submit(jobs)
+        except Busy:
+            message = "all rows are taken and the queue is full: try again"
+            raise Refusal(429, message, code="busy", headers={"retry-after": "1"}) from None
+    return Exchange(Reply(request, self.served), jobs, events, self.worker)
 
-# %% ../nbs/51_chat_web.ipynb #697a8e31
+@patch
+def app(self:Server)->Starlette: # an ASGI application
+    "Routes and error handlers."
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        self.loop = asyncio.get_running_loop()
+        yield
+        await asyncio.to_thread(self.worker.close)
+    def refuse(http, e): return Json(e.body, e.status, headers=e.headers)
+    def http_error(http, e):
+        message = f"{http.method} {http.url.path[:80]}: {e.detail}".lower()
+        return refuse(http, Refusal(e.status_code, message, headers=e.headers))
+    def failure(http, e): return refuse(http, Refusal(500, "the server failed: see its messages"))
+    def left(http, e): return Response(status_code=400)
+    routes = [Route("/", self.page), Route("/health", self.health), Route("/v1/models", self.models),
+              Route("/v1/models/{name:path}", self.model),
+              Route("/v1/chat/completions", self.complete, methods=["POST"])]
+    handlers = {Refusal: refuse, HTTPException: http_error, ClientDisconnect: left, Exception: failure}
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+
+
+
+# %% ../nbs/51_chat_web.ipynb #0d0734b7
 def host_allowed(
     host:str,        # of the request: "localhost:8000", "[::1]:8000", "192.168.0.7"
     names:tuple,     # further names
@@ -824,8 +1100,8 @@ def host_allowed(
     except ValueError: return False
     return True
 
-HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cross-origin-resource-policy": "same-origin",
-           "cross-origin-opener-policy": "same-origin", "x-frame-options": "DENY"}
+HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "x-frame-options": "DENY",
+           "cross-origin-resource-policy": "same-origin", "cross-origin-opener-policy": "same-origin"}
 
 class Guard:
     "Stands before the endpoints: who may ask, and what every response says."
@@ -836,7 +1112,10 @@ class Guard:
     ):
         self.app, self.names, self.key = app, tuple(name.lower() for name in names), key.encode()
 
-    def refusal(self, path:str, headers:dict):
+    def refusal(self,
+        path:str,         # of the request
+        headers:dict,     # of the request: name in lower case -> value, both bytes
+    )->Refusal|None:
         "Why this request is not answered, or None."
         host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
         if not host_allowed(host, self.names):
@@ -847,7 +1126,12 @@ class Guard:
         if self.key and path.startswith("/v1") and not hmac.compare_digest(sent, self.key):
             return Refusal(401, "a valid API key is needed: Authorization: Bearer …", code="invalid_api_key")
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self,
+        scope,            # of the request, in ASGI's words, as the next two
+        receive,          # called for the client's messages
+        send,             # called with ours
+    ):
+        "Answer, with our headers, or refuse."
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         if scope["type"] != "http": return                               # no web sockets here
         async def guarded(message):
@@ -858,18 +1142,23 @@ class Guard:
         app = Json(e.body, e.status) if e else self.app
         await app(scope, receive, guarded)
 
-# %% ../nbs/51_chat_web.ipynb #dcdc3b2b
-def listen(host:str, port:int)->socket.socket:
+# %% ../nbs/51_chat_web.ipynb #c92dafe6
+def listen(
+    host:str,             # name or number of an address of this machine
+    port:int,             # 0: a free one
+)->socket.socket:
     "A socket that waits for connections; port 0 takes a free one."
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         sock = socket.create_server((host, port), family=family, backlog=256)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)       # each token leaves at once, not with the next one
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)       # each token leaves at once, not with the next
         return sock
     except (OSError, OverflowError) as e:
         raise CourseError(f"cannot listen on {host}, port {port} ({e}): choose others with --host and --port") from None
 
-def make_server(app):
+def make_server(
+    app,                  # an ASGI application
+):                        # a `uvicorn.Server`
     "uvicorn, told to be quiet and to end quickly."
     import uvicorn
     return uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="on", ws="none", http="h11",
@@ -877,10 +1166,11 @@ def make_server(app):
 
 @contextlib.contextmanager
 def serving(
-    engine:Engine,
-    served:Served,
+    engine:Engine,        # of the model
+    served:Served,        # what is said about it
     port:int=0,           # 0: a free one
-    names=(), key:str="", # as in `Guard`
+    names=(),             # as in `Guard`
+    key:str="",           # as in `Guard`
     **limits,             # slots, queue, seconds, max_body of `Server`
 ):                        # yields the address, "http://127.0.0.1:…", and the `Server`
     "Serve on the loopback address, in a thread, while the block runs."
@@ -895,17 +1185,19 @@ def serving(
             web.should_exit = True
             thread.join()
 
-# %% ../nbs/51_chat_web.ipynb #7c9e2890
+
+
+# %% ../nbs/51_chat_web.ipynb #c5a2e5f9
 @dataclass(frozen=True)
 class WebConfig:
     "Settings of the chat page and the OpenAI-compatible server."
     host:str="127.0.0.1"       # address to listen on; any other than the loopback address lets others in
     port:int=8000              # 0: a free one
-    source:Annotated[str, tyro.conf.arg(aliases=["-i"])]=""            # stage of the model: rl, sft or mid; empty: the one trained last
-    model_tag:Annotated[str, tyro.conf.arg(aliases=["-g"])]=""         # name of the model, as laptop; empty: the one trained last
-    step:Annotated[int, tyro.conf.arg(aliases=["-s"])]=-1              # checkpoint step; -1: the newest
-    temperature:Annotated[float, tyro.conf.arg(aliases=["-t"])]=0.6    # of requests that give none; 0: always the most likely token
-    top_k:Annotated[int, tyro.conf.arg(aliases=["-k"])]=50             # likewise: only the k most likely tokens may come; 0: all
+    source:also(str, "-i")=""  # stage of the model: rl, sft or mid; empty: the one trained last
+    model_tag:also(str, "-g")="" # name of the model, as laptop; empty: the one trained last
+    step:also(int, "-s")=-1    # checkpoint step; -1: the newest
+    temperature:also(float, "-t")=0.6 # of requests that give none; 0: always the most likely token
+    top_k:also(int, "-k")=50  # likewise: only the k most likely tokens may come; 0: all
     max_tokens:int=256         # likewise: tokens per answer
     slots:int=16               # answers written at once
     queue:int=64               # answers that may wait; more are refused with status 429
@@ -916,9 +1208,12 @@ class WebConfig:
     device:str=""              # cpu, cuda, mps; empty: the best there is
     dtype:str=""               # float32, bfloat16; empty: what the machine is good at
 
+# %% ../nbs/51_chat_web.ipynb #d142f2de
 STAGE = dict(rl="chatrl", sft="chatsft")       # short names
 
-def check(config:WebConfig)->str: # the API key, or ""
+def check(
+    config:WebConfig,         # from the command line
+)->str:                       # the API key, or ""
     "Refuse settings that cannot work."
     least = dict(temperature=0, top_k=0, max_tokens=1, slots=1, queue=0, seconds=1, max_body=1024)
     for name, low in least.items():
@@ -926,17 +1221,24 @@ def check(config:WebConfig)->str: # the API key, or ""
             raise CourseError(f"{name.replace('_', '-')} is {getattr(config, name)}: use {low} or more")
     if config.temperature > 10: raise CourseError(f"temperature is {config.temperature}: use 0 to 10")
     if config.api_key and not os.environ.get(config.api_key):
-        raise CourseError(f"--api-key names the environment variable {config.api_key!r}, which is empty: set it to the key that clients must send")
+        raise CourseError(f"--api-key names the environment variable {config.api_key!r}, which is empty: "
+                          "set it to the key that clients must send")
     return os.environ.get(config.api_key, "") if config.api_key else ""
 
-def announce(config:WebConfig, served:Served, sock, key:str):
+def announce(
+    config:WebConfig,         # from the command line
+    served:Served,            # the model
+    sock,                     # as `listen` returns it
+    key:str,                  # that clients must send; "" if none
+):
     "Say where the page is, and who can reach it."
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"{served.about['stage']} model {served.name}, {served.about['parameters']:,} parameters: http://{shown}:{port} (Ctrl-C stops it)", flush=True)
-    if not ipaddress.ip_address(host.split("%")[0]).is_loopback:
-        print(f"warning: everybody who can reach {host} can use this model" + (" with the key" if key else ", without a key: see --api-key"),
-              file=sys.stderr, flush=True)
+    model = f"{served.about['stage']} model {served.name}, {served.about['parameters']:,} parameters"
+    print(f"{model}: http://{shown}:{port} (Ctrl-C stops it)", flush=True)
+    if ipaddress.ip_address(host.split("%")[0]).is_loopback: return
+    how = " with the key" if key else ", without a key: see --api-key"
+    print(f"warning: everybody who can reach {host} can use this model{how}", file=sys.stderr, flush=True)
 
 def serve(
     config:WebConfig, # see there
@@ -947,13 +1249,19 @@ def serve(
     with runtime(config.device, config.dtype) as rt, listen(config.host, config.port) as sock:
         model, tokenizer, meta = load_model(folder, rt, None if config.step < 0 else config.step)
         about = dict(stage=stage, parameters=model.num_params()["total"])
-        served = Served(folder.name, tokenizer, model.config.sequence_len, about, config.temperature, config.top_k, config.max_tokens)
+        defaults = dict(temperature=config.temperature, top_k=config.top_k, max_tokens=config.max_tokens)
+        served = Served(folder.name, tokenizer, model.config.sequence_len, about, **defaults)
         server = Server(Engine(model, tokenizer), served, config.slots, config.queue, config.seconds, config.max_body)
         announce(config, served, sock, key)
-        with contextlib.suppress(KeyboardInterrupt): make_server(Guard(server.app(), config.allowed_hosts, key)).run(sockets=[sock])
+        web = make_server(Guard(server.app(), config.allowed_hosts, key))
+        with contextlib.suppress(KeyboardInterrupt): web.run(sockets=[sock])
     return dict(stage=stage, model=folder.name)
 
-def main(): run_main(serve, WebConfig)
+def main():
+    "The command line: nanochat-web."
+    run_main(serve, WebConfig)
+
+
 
 # %% ../nbs/51_chat_web.ipynb #6b52abdf
 if __name__ == "__main__" and __spec__: main()  # python -m; a notebook has no __spec__

@@ -89,8 +89,9 @@ def gather_bytes(
     dist.all_gather(parts, padded)
     return [bytes(p[:n].tolist()) for p, n in zip(parts, sizes)]
 
-# %% ../nbs/26_checkpoint.ipynb #dbe5f4b8
-MODEL, OPTIMIZER, RNG, META, SUMS = "model.safetensors", "optimizer.safetensors", "rng.safetensors", "meta.json", "SHA256SUMS"
+# %% ../nbs/26_checkpoint.ipynb #58065733
+MODEL, OPTIMIZER, RNG = "model.safetensors", "optimizer.safetensors", "rng.safetensors"
+META, SUMS = "meta.json", "SHA256SUMS"
 
 def checkpoint_dir(
     stage:str, # "base", "mid", "chatsft" or "chatrl"
@@ -123,7 +124,7 @@ def latest_step(
     "The newest checkpoint."
     return max(all_steps(directory), default=None)
 
-# %% ../nbs/26_checkpoint.ipynb #9074f8f3
+# %% ../nbs/26_checkpoint.ipynb #9d6ba2a1
 def tokenizer_checksum()->str|None: # None if no tokenizer was trained
     "The checksum of the tokenizer's file, by which a checkpoint knows its tokenizer again."
     path = base_dir() / "tokenizer" / "tokenizer.json"
@@ -154,6 +155,7 @@ def _write(path, tensors, meta): # rank 0 only: one folder, all or nothing
         write_json(tmp / META, meta)
         (tmp / SUMS).write_text("".join(f"{sha256(tmp / n)}  {n}\n" for n in (*tensors, META)))
 
+# %% ../nbs/26_checkpoint.ipynb #f600bcf4
 def save_checkpoint(
     directory,             # of one run; the checkpoint becomes `directory/step_000123`
     step:int,              # steps done
@@ -177,11 +179,15 @@ def save_checkpoint(
             _write(path, {MODEL: unwrap(model).state_dict(), OPTIMIZER: optimizer_state, RNG: rng}, meta)
             if keep_last: _prune(path.parent, keep_last, step)
         except (OSError, SafetensorError) as e: error = str(e).splitlines()[0]
-    failed = rt.all_reduce(torch.tensor(float(bool(error)), device=rt.device), "max").item()     # all ranks stop, or none
-    if failed: raise CourseError(f"could not write {path} ({error or 'see rank 0'}): free some space or name another folder; older checkpoints are untouched")
+    failed = rt.all_reduce(torch.tensor(float(bool(error)), device=rt.device), "max").item()     # all stop, or none
+    if failed:
+        raise CourseError(f"could not write {path} ({error or 'see rank 0'}): free some space or name another folder; "
+                          "older checkpoints are untouched")
     return path
 
-# %% ../nbs/26_checkpoint.ipynb #a6f62c9b
+
+
+# %% ../nbs/26_checkpoint.ipynb #d1861320
 @dataclass
 class Checkpoint:
     "One checkpoint in memory."
@@ -206,6 +212,7 @@ def verify(
         if not (path / name).is_file(): raise CourseError(f"{path / name} is missing: {cure}")
         if sha256(path / name) != digest: raise CourseError(f"{path / name} is damaged, its checksum differs: {cure}")
 
+# %% ../nbs/26_checkpoint.ipynb #0a79e9e5
 def _read(path, device="cpu"): # name -> tensor
     try: return load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
@@ -221,9 +228,11 @@ def load_checkpoint(
 )->Checkpoint:
     "Read a checkpoint; raises `CourseError` naming the file that is missing or damaged."
     steps = all_steps(directory)
-    if step is None and not steps: raise CourseError(f"there is no checkpoint in {directory}: run the stage that makes it first")
+    if step is None and not steps:
+        raise CourseError(f"there is no checkpoint in {directory}: run the stage that makes it first")
     path = step_path(directory, steps[-1] if step is None else step)
-    if not path.is_dir(): raise CourseError(f"{path} does not exist; checkpoints there: {', '.join(map(str, steps)) or 'none'}")
+    if not path.is_dir():
+        raise CourseError(f"{path} does not exist; checkpoints there: {', '.join(map(str, steps)) or 'none'}")
     if check: verify(path)
     weights, state = _read(path / MODEL, device), _read(path / OPTIMIZER, device)
     return Checkpoint(int(path.name[5:]), weights, state, _read(path / RNG), read_json(path / META), path)
@@ -236,21 +245,27 @@ def load_latest(
     steps, chosen = all_steps(directory), -1
     if rt.is_main:
         for step in reversed(steps):
-            try: verify(step_path(directory, step)); chosen = step; break
+            try: verify(step_path(directory, step))
             except CourseError as e: rt.print(f"warning: {e}")
+            else:
+                chosen = step
+                break
         else: chosen = -2 if steps else -1
     chosen = int(rt.all_reduce(torch.tensor(chosen if rt.is_main else -3, device=rt.device), "max"))
     if chosen == -2: raise CourseError(f"every checkpoint in {directory} is damaged: remove the folder to start again")
     return None if chosen == -1 else load_checkpoint(directory, chosen, check=False)
 
-# %% ../nbs/26_checkpoint.ipynb #86b7fc33
+# %% ../nbs/26_checkpoint.ipynb #da5d573a
 def differences(
     saved:dict, # fields of one configuration
     now:dict,   # fields of another
 )->str:         # "n_layer 4 there, 6 here"; empty if they are the same
     "Name the fields in which two configurations differ."
     def plain(d): # as JSON has it, configurations inside opened up
-        return {k: v for key, value in json.loads(json.dumps(d)).items() for k, v in (value.items() if isinstance(value, dict) else [(key, value)])}
+        out = {}
+        for key, value in json.loads(json.dumps(d)).items():
+            out.update(value if isinstance(value, dict) else {key: value})
+        return out
     saved, now = plain(saved), plain(now)
     fields = [k for k in {**saved, **now} if saved.get(k, "absent") != now.get(k, "absent")]
     return ", ".join(f"{k} {saved.get(k, 'absent')} there, {now.get(k, 'absent')} here" for k in fields)
@@ -285,11 +300,15 @@ def restore(
         why = str(e) if isinstance(e, CourseError) else f"{type(e).__name__}: {e}".splitlines()[0]
         raise CourseError(f"{ckpt.path} does not fit this run ({why}): remove it to use an older checkpoint") from e
 
-# %% ../nbs/26_checkpoint.ipynb #45dc9ddf
-def unbuildable(ckpt:Checkpoint, why:Exception)->CourseError:
+# %% ../nbs/26_checkpoint.ipynb #bb30e6df
+def unbuildable(
+    ckpt:Checkpoint, # whose model it is
+    why:Exception,   # what went wrong
+)->CourseError:      # not raised here
     "The complaint about a configuration that makes no model."
     why = str(why).splitlines()[0]
-    return CourseError(f"{ckpt.path} describes a model that cannot be built ({why}): remove it to use an older checkpoint")
+    return CourseError(f"{ckpt.path} describes a model that cannot be built ({why}): "
+                       "remove it to use an older checkpoint")
 
 def model_config(
     ckpt:Checkpoint, # from `load_checkpoint`
@@ -297,7 +316,8 @@ def model_config(
     "How the model of a checkpoint is built."
     saved = ckpt.meta.get("model_config")
     if not isinstance(saved, dict):
-        raise CourseError(f"{ckpt.path} does not say how its model is built: it was not written by a stage of the course")
+        raise CourseError(f"{ckpt.path} does not say how its model is built: "
+                          "it was not written by a stage of the course")
     if extra := set(saved) - set(GPTConfig.__dataclass_fields__):
         raise CourseError(f"{ckpt.path} was written by another version: unknown fields {', '.join(sorted(extra))}")
     try:
@@ -311,6 +331,7 @@ def model_config(
         raise unbuildable(ckpt, e) from None
     return config
 
+# %% ../nbs/26_checkpoint.ipynb #0f730dab
 def load_model(
     directory,     # of one run, see `checkpoint_dir`
     rt:Runtime,    # device and compute dtype of the model
@@ -319,15 +340,17 @@ def load_model(
     "Build the model that a checkpoint describes, with its tokenizer."
     ckpt = load_checkpoint(directory, step)
     config = model_config(ckpt)
-    with torch.random.fork_rng(devices=[rt.device] if rt.device.type == "cuda" else []):   # loading draws nothing from the caller's generator
+    gpu = [rt.device] if rt.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpu):               # loading draws nothing from the caller's generator
         try:
             with torch.device("meta"): model = GPT(config, dtype=rt.dtype)
         except (RuntimeError, TypeError) as e: raise unbuildable(ckpt, e) from None
-        fits(ckpt, model)                                                                  # before any memory is asked for
+        fits(ckpt, model)                                  # before any memory is asked for
         model.to_empty(device=rt.device)
         model.init_weights()
     restore(ckpt, model)
     saved = ckpt.meta.get("tokenizer_sha256")
     if saved and saved != tokenizer_checksum():
-        raise CourseError(f"{ckpt.path} was trained with another tokenizer than {base_dir() / 'tokenizer'}: train again, or put the old tokenizer back")
+        raise CourseError(f"{ckpt.path} was trained with another tokenizer than {base_dir() / 'tokenizer'}: "
+                          "train again, or put the old tokenizer back")
     return model.eval(), Tokenizer.load(base_dir() / "tokenizer"), ckpt.meta

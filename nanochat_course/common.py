@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEFTOVER', 'LOCK', 'TRAIN_LOCK', 'detect_device', 'detect_dtype', 'CourseError', 'Runtime', 'runtime',
-           'seed_everything', 'atomic_path', 'remove', 'exchange', 'replace', 'alive', 'sweep', 'write_json',
-           'read_json', 'sha256', 'base_dir', 'corpus_dir', 'alone', 'sign', 'holder', 'open_tracker', 'RunLog',
-           'read_lines', 'read_log', 'peak_memory', 'machine', 'save_result', 'load_result', 'repository_file',
-           'explain', 'program', 'make_or', 'last_words', 'say_once', 'hold_locks', 'run_main']
+           'seed_everything', 'remove', 'alive', 'sweep', 'exchange', 'replace', 'atomic_path', 'write_json',
+           'read_json', 'sha256', 'base_dir', 'corpus_dir', 'alone', 'sign', 'holder', 'open_tracker', 'read_lines',
+           'read_log', 'RunLog', 'peak_memory', 'machine', 'save_result', 'load_result', 'repository_file', 'explain',
+           'program', 'make_or', 'last_words', 'say_once', 'hold_locks', 'run_main']
 
 # %% ../nbs/90_common.ipynb #0fca3940
 import errno, hashlib, json, os, platform, random, re, shutil, socket, sys
@@ -35,7 +35,7 @@ def detect_dtype(
     else: native = False
     return torch.bfloat16 if native else torch.float32
 
-# %% ../nbs/90_common.ipynb #b7bd4e26
+# %% ../nbs/90_common.ipynb #75dfc9f4
 class CourseError(Exception):
     "A mistake that the user can mend. Its text is one line: what was wrong, and what to do."
 
@@ -49,12 +49,17 @@ class Runtime:
     world_size:int=1              # number of processes
 
     @property
-    def is_main(self)->bool: return self.rank == 0
+    def is_main(self)->bool: # the process that writes files and speaks
+        return self.rank == 0
 
     @property
-    def distributed(self)->bool: return self.world_size > 1
+    def distributed(self)->bool: # are there others?
+        return self.world_size > 1
 
-    def print(self, *args, **kwargs):
+    def print(self,
+        *args,                    # what to print, separated by spaces
+        **kwargs,                 # end, file: as of `tqdm.write`
+    ):
         "Print on rank 0 only, above any progress bar."
         if self.is_main: tqdm.write(" ".join(map(str, args)), **kwargs)
 
@@ -77,7 +82,7 @@ class Runtime:
         if self.device.type == "cuda": torch.cuda.synchronize(self.device)
         elif self.device.type == "mps": torch.mps.synchronize()
 
-# %% ../nbs/90_common.ipynb #2fe61a9e
+# %% ../nbs/90_common.ipynb #6fd991ba
 @contextmanager
 def runtime(
     device:str="",          # "cpu", "cuda", "mps", or empty to detect
@@ -85,19 +90,22 @@ def runtime(
     timeout_minutes:float=10, # a collective that waits longer than this raises
 ):
     "Start the distributed world if `torchrun` made one, yield a `Runtime`, and end the world again."
-    if device and device.split(":")[0] not in ("cpu", "cuda", "mps"): raise CourseError(f"unknown device {device!r}: use cpu, cuda or mps, or leave it empty")
+    if device and device.split(":")[0] not in ("cpu", "cuda", "mps"):
+        raise CourseError(f"unknown device {device!r}: use cpu, cuda or mps, or leave it empty")
     dev = torch.device(device) if device else detect_device()
     if dev.type == "cuda" and not torch.cuda.is_available():
         raise CourseError("device cuda asked for, but torch sees no GPU: leave --device empty to use what there is")
     if dtype not in ("", "float32", "bfloat16", "float16"):
         raise CourseError(f"unknown dtype {dtype!r}: use float32 or bfloat16, or leave it empty")
-    rank, local_rank, world = (int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+    rank, local_rank = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
     if dev.type == "cuda":
         dev = torch.device("cuda", local_rank)
         torch.cuda.set_device(dev)
         torch.set_float32_matmul_precision("high")
-    if world > 1: dist.init_process_group("nccl" if dev.type == "cuda" else "gloo", timeout=timedelta(minutes=timeout_minutes),
-                                          device_id=dev if dev.type == "cuda" else None)
+    if world > 1:
+        backend, device_id = ("nccl", dev) if dev.type == "cuda" else ("gloo", None)
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes), device_id=device_id)
     try: yield Runtime(dev, getattr(torch, dtype) if dtype else detect_dtype(dev), rank, local_rank, world)
     finally:
         if world > 1: dist.destroy_process_group()
@@ -110,7 +118,60 @@ def seed_everything(
     random.seed(seed)
     torch.manual_seed(seed)
 
-# %% ../nbs/90_common.ipynb #7bedbccc
+# %% ../nbs/90_common.ipynb #4969b624
+def remove(
+    path, # file or folder; may be missing
+):
+    "Remove what is there."
+    if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
+    else: path.unlink(missing_ok=True)
+
+def alive(
+    pid:int, # of a process on this machine
+)->bool:
+    "Is there such a process?"
+    try: os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError): return False        # nobody, or no number that a process can have
+    except PermissionError: pass                                    # somebody else's
+    return True
+
+LEFTOVER = re.compile(r"\.(.+)\.(\d+)(?:@(.*))?\.tmp")               # name, process, machine
+
+def sweep(
+    folder, # where `atomic_path` writes
+):
+    "Remove what killed processes of this machine left half written; what stepped aside in vain gets its name back."
+    for path in Path(folder).glob(".*.tmp"):
+        found = LEFTOVER.fullmatch(path.name)
+        if not found or found[3] not in (None, socket.gethostname()) or alive(int(found[2])): continue
+        name = path.with_name(found[1].removesuffix(".old"))
+        if found[1].endswith(".old") and not name.exists(): os.replace(path, name)
+        else: remove(path)
+
+# %% ../nbs/90_common.ipynb #801df09f
+def exchange(
+    a,    # a path
+    b,    # another one on the same file system
+)->bool:  # False where the system cannot do it
+    "Swap two names in one step (Linux)."
+    import ctypes
+    here, swap = -100, 2                                            # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(here, os.fsencode(a), here, os.fsencode(b), swap) == 0
+
+def replace(
+    tmp,  # what is to have the name
+    path, # the name
+):
+    "Rename `tmp` to `path`; of two folders, one has the name at every moment."
+    if not (tmp.is_dir() and path.is_dir()): os.replace(tmp, path)
+    elif not exchange(tmp, path):                                   # no such system call: the old one steps aside
+        aside = path.with_name(f".{path.name}.old.{os.getpid()}@{socket.gethostname()}.tmp")
+        os.replace(path, aside)
+        os.replace(tmp, path)
+        remove(aside)
+
+# %% ../nbs/90_common.ipynb #13cc46bc
 @contextmanager
 def atomic_path(
     path, # final name of a file or folder
@@ -130,62 +191,14 @@ def atomic_path(
         raise
     finally: remove(tmp)
 
-def remove(
-    path, # file or folder; may be missing
-):
-    "Remove what is there."
-    if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
-    else: path.unlink(missing_ok=True)
-
-def exchange(
-    a, b, # two paths on one file system
-)->bool:  # False where the system cannot do it
-    "Swap two names in one step (Linux)."
-    import ctypes
-    here, swap = -100, 2                                                    # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    return rename is not None and rename(here, os.fsencode(a), here, os.fsencode(b), swap) == 0
-
-def replace(
-    tmp,  # what is to have the name
-    path, # the name
-):
-    "Rename `tmp` to `path`; of two folders, one has the name at every moment."
-    if not (tmp.is_dir() and path.is_dir()): os.replace(tmp, path)
-    elif not exchange(tmp, path):                                           # no such system call: the old one steps aside
-        aside = path.with_name(f".{path.name}.old.{os.getpid()}@{socket.gethostname()}.tmp")
-        os.replace(path, aside)
-        os.replace(tmp, path)
-        remove(aside)
-
-def alive(
-    pid:int, # of a process on this machine
-)->bool:
-    "Is there such a process?"
-    try: os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError): return False                # nobody, or no number that a process can have
-    except PermissionError: pass                                            # somebody else's
-    return True
-
-LEFTOVER = re.compile(r"\.(.+)\.(\d+)(?:@(.*))?\.tmp")                       # name, process, machine
-
-def sweep(
-    folder, # where `atomic_path` writes
-):
-    "Remove what killed processes of this machine left half written; what stepped aside for nothing gets its name back."
-    for path in Path(folder).glob(".*.tmp"):
-        found = LEFTOVER.fullmatch(path.name)
-        if not found or found[3] not in (None, socket.gethostname()) or alive(int(found[2])): continue
-        name = path.with_name(found[1].removesuffix(".old"))
-        if found[1].endswith(".old") and not name.exists(): os.replace(path, name)
-        else: remove(path)
-
+# %% ../nbs/90_common.ipynb #36b1a5d2
 def write_json(
     path, # final name
     obj,  # anything that JSON can hold
 ):
     "Write `obj` as readable JSON, atomically."
-    with atomic_path(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(obj, indent=1, ensure_ascii=False) + "\n"
+    with atomic_path(path) as tmp: tmp.write_text(text, encoding="utf-8")
 
 def read_json(
     path,           # file to read
@@ -267,7 +280,7 @@ def holder(
     pid, host, what = here[-1]
     return f"process {pid} ({what}{'' if host == socket.gethostname() else f' on {host}'})"
 
-# %% ../nbs/90_common.ipynb #ffbdbc79
+# %% ../nbs/90_common.ipynb #657e5a26
 def open_tracker(
     name:str,          # "", "wandb" or "tensorboard"
     run:str,           # run name shown there
@@ -289,9 +302,31 @@ def open_tracker(
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
             w = SummaryWriter(str(Path(log).parent / "tensorboard" / run))
-            return lambda metrics, step: [w.add_scalar(k, v, step) for k, v in numbers(metrics).items()] and w.flush()
-    except ImportError: raise CourseError(f"tracker {name!r} is not installed: pip install {name}, or leave --tracker empty") from None
+            def send(metrics, step):
+                for k, v in numbers(metrics).items(): w.add_scalar(k, v, step)
+                w.flush()
+            return send
+    except ImportError:
+        raise CourseError(f"tracker {name!r} is not installed: pip install {name}, or leave --tracker empty") from None
     raise CourseError(f"unknown tracker {name!r}: use wandb or tensorboard, or leave it empty")
+
+# %% ../nbs/90_common.ipynb #843bb986
+def read_lines(
+    path,       # a file of JSON lines
+)->list[dict]:  # the objects; what is no object, or no JSON, is left out
+    "Read what can be read of a file that may have been cut or damaged."
+    records = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try: record = json.loads(line)
+        except (ValueError, RecursionError): continue
+        if isinstance(record, dict): records.append(record)
+    return records
+
+def read_log(
+    path,       # a `RunLog` file
+)->list[dict]:  # one dict per line, each with its step
+    "Read a run log."
+    return [r for r in read_lines(path) if type(r.get("step")) is int]
 
 class RunLog:
     "JSON lines on rank 0, copied to an optional tracker; each line has a `step`."
@@ -310,30 +345,18 @@ class RunLog:
         with atomic_path(self.path) as tmp: tmp.write_text("".join(json.dumps(r) + "\n" for r in kept))
         self.send = open_tracker(tracker, run, self.path, config or {}, resume)
 
-    def log(self, step:int, **metrics):
+    def log(self,
+        step:int,             # that the line belongs to
+        **metrics,            # name=value, as JSON can hold it
+    ):
         "Append one line."
         if not self.enabled: return
         with open(self.path, "a") as f: f.write(json.dumps(dict(step=step, **metrics)) + "\n")
         self.send(metrics, step)
 
-def read_lines(
-    path,       # a file of JSON lines
-)->list[dict]:  # the objects; what is no object, or no JSON, is left out
-    "Read what can be read of a file that may have been cut or damaged."
-    records = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        try: record = json.loads(line)
-        except (ValueError, RecursionError): continue
-        if isinstance(record, dict): records.append(record)
-    return records
 
-def read_log(
-    path,       # a `RunLog` file
-)->list[dict]:  # one dict per line, each with its step
-    "Read a run log."
-    return [r for r in read_lines(path) if type(r.get("step")) is int]
 
-# %% ../nbs/90_common.ipynb #e6179ddd
+# %% ../nbs/90_common.ipynb #a7493f1f
 def peak_memory(
     device:torch.device, # whose memory to ask for
 )->int:                  # bytes: allocated on a GPU, resident in RAM otherwise
@@ -358,10 +381,11 @@ def save_result(
 ):
     "Leave the summary of a finished stage in `report/` for `report` and `speedrun`."
     if not rt.is_main: return
-    if result.get("log"): result["log"] = Path(result["log"]).name          # beside the summary, wherever the folder is moved
+    if result.get("log"): result["log"] = Path(result["log"]).name    # beside the summary, wherever the folder goes
     where = dict(device=str(rt.device), dtype=str(rt.dtype), world_size=rt.world_size, machine=machine())
     spent = dict(seconds=seconds, peak_memory=peak_memory(rt.device))
-    write_json(base_dir() / "report" / f"{stage}.json", dict(stage=stage, config=asdict(config), **spent, **where, **result))
+    summary = dict(stage=stage, config=asdict(config), **spent, **where, **result)
+    write_json(base_dir() / "report" / f"{stage}.json", summary)
 
 def load_result(
     stage:str,        # as given to `save_result`
@@ -373,11 +397,11 @@ def load_result(
     if result.get("log"): result["log"] = str(path.parent / Path(result["log"]).name)
     return result
 
-# %% ../nbs/90_common.ipynb #47bac6a9
+# %% ../nbs/90_common.ipynb #11eb586b
 def repository_file(
     name:str,  # path inside the repository, e.g. "benchmarks/results/model.json"
 )->Path:       # where it lies
-    "A file of the course's repository, looked for from the working directory upwards. Raises `CourseError` outside of it."
+    "A file of the course's repository, looked for from the working directory upwards; else a `CourseError`."
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / name).exists(): return folder / name
     raise CourseError(f"{name} is not here: run this from a folder inside the course's repository")
@@ -414,9 +438,7 @@ def make_or(
     "`make chat` in the course's repository, `nanochat-chat` anywhere else."
     return f"make {target}" if all(Path(n).is_file() for n in ("Makefile", "settings.ini")) else f"nanochat-{target}"
 
-# %% ../nbs/90_common.ipynb #55ae5110
-LOCK, TRAIN_LOCK = ".lock", ".train.lock"    # of the speedrun, and of whichever command trains
-
+# %% ../nbs/90_common.ipynb #7549d317
 def last_words(
     attempt:int, # 0, or how often torchrun has started the group again
 )->Path|None:    # None for a process that is alone
@@ -438,10 +460,13 @@ def say_once(
         except OSError: pass                                                  # then it is said more than once
     print(message, file=sys.stderr)
 
+# %% ../nbs/90_common.ipynb #75715cd5
+LOCK, TRAIN_LOCK = ".lock", ".train.lock"    # of the speedrun, and of whichever command trains
+
 def hold_locks(
     config, # of the stage
 )->ExitStack:
-    "Locks for a command that trains: one whose configuration has `save_every`. The speedrun holds the first for its stages."
+    "Locks for a command that trains: one whose configuration has `save_every`."
     stack = ExitStack()
     if hasattr(config, "save_every") and os.environ.get("RANK", "0") == "0":
         what = type(config).__name__.removesuffix("Config") or "a training command"
@@ -459,11 +484,12 @@ def run_main(
     "Parse the command line, run `stage`, and turn what the user can mend into one line and status 2."
     import tyro
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")    # an ASCII terminal shows ? for the rest
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")    # an ASCII terminal shows ? for é
     config = tyro.cli(config_class, prog=program(stage), description=stage.__doc__, args=argv)
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     earlier = [last_words(i) for i in range(attempt)]
-    if any(words and words.exists() and read_json(words)["status"] == 2 for words in earlier): sys.exit(2)    # said already
+    for words in earlier:
+        if words and words.exists() and read_json(words)["status"] == 2: sys.exit(2)      # said already
     try:
         with hold_locks(config): return stage(config)
     except KeyboardInterrupt: message, status = "interrupted: the same command goes on from the last checkpoint", 130

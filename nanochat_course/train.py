@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'GLIBC_DEFAULTS', 'next_token_loss', 'clip', 'set_schedule', 'quiet_collector',
-           'stop_signals', 'freed_memory_kept', 'in_notebook', 'Line', 'Progress', 'Speed', 'Batches', 'LoopConfig',
+           'stop_signals', 'freed_memory_kept', 'Speed', 'in_notebook', 'Line', 'Progress', 'Batches', 'LoopConfig',
            'forward_backward', 'describe', 'stop_not_finite', 'LoopState', 'run_settings', 'check_loop', 'resume_state',
            'finished', 'open_log', 'cut_log', 'Loop', 'train', 'lr_range_test']
 
-# %% ../nbs/27_train.ipynb #8324bd68
+# %% ../nbs/27_train.ipynb #96900e3b
 import ctypes, gc, json, math, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from tqdm.std import tqdm
 from .common import CourseError, RunLog, Runtime, read_json, read_log, write_json
 from .scaling import mfu
-from .checkpoint import differences, gather_bytes, latest_step, load_latest, restore, rng_state, save_checkpoint, set_rng_state, unwrap
+from .checkpoint import differences, gather_bytes, latest_step, load_latest, restore, save_checkpoint
+from .checkpoint import rng_state, set_rng_state, unwrap
 
 # %% ../nbs/27_train.ipynb #4b71d122
 def next_token_loss(
@@ -37,23 +39,25 @@ def clip(
     if hasattr(optimizer, "clip_grad_norm_"): return torch.as_tensor(optimizer.clip_grad_norm_(max_norm))
     return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
-# %% ../nbs/27_train.ipynb #0e14e944
+# %% ../nbs/27_train.ipynb #609ffa05
 def set_schedule(
     optimizer,     # with `param_groups`
     values:dict,   # lr and weight_decay: multipliers; momentum: the value itself, or None to leave it
 ):
     "Set each group's learning rate, momentum and weight decay for this step."
     for g in optimizer.param_groups:
-        g["lr"] = g.setdefault("initial_lr", g["lr"]) * values.get("lr", 1.)
-        if "weight_decay" in g: g["weight_decay"] = g.setdefault("initial_weight_decay", g["weight_decay"]) * values.get("weight_decay", 1.)
+        for name in ("lr", "weight_decay"):
+            if name in g: g[name] = g.setdefault(f"initial_{name}", g[name]) * values.get(name, 1.)
         if "momentum" in g and values.get("momentum") is not None: g["momentum"] = values["momentum"]
 
-# %% ../nbs/27_train.ipynb #41c360fb
+# %% ../nbs/27_train.ipynb #e78023d3
 @contextmanager
 def quiet_collector():
     "Keep Python's garbage collector from scanning in mid-step; yields a function that collects now."
     was_on = gc.isenabled()
-    def collect(): gc.collect(); gc.freeze()
+    def collect():
+        gc.collect()
+        gc.freeze()
     gc.disable()
     try: yield collect
     finally:
@@ -74,7 +78,7 @@ def stop_signals():
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../nbs/27_train.ipynb #54dccd52
+# %% ../nbs/27_train.ipynb #a637cd6f
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4          # names of glibc's malloc.h
 GLIBC_DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65536}
 
@@ -82,7 +86,7 @@ GLIBC_DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65536}
 def freed_memory_kept(
     device:torch.device, # where the arrays live
 ):
-    "Let glibc keep the memory of freed arrays for the next ones, and give it back at the end; without glibc do nothing."
+    "Let glibc keep the memory of freed arrays for the next ones, and give it back at the end; else do nothing."
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if device.type != "cpu" or not hasattr(libc, "gnu_get_libc_version"):
         yield
@@ -94,7 +98,23 @@ def freed_memory_kept(
         for name, value in GLIBC_DEFAULTS.items(): libc.mallopt(name, value)
         libc.malloc_trim(0)
 
-# %% ../nbs/27_train.ipynb #418b8dd9
+# %% ../nbs/27_train.ipynb #eced0691
+class Speed:
+    "Tokens per second and time left from a moving average; the first step, which compiles and warms up, is left out."
+    def __init__(self): self.n, self.average = 0, 0.
+
+    def update(self,
+        seconds:float, # of the step just done
+        tokens:int,    # of that step
+        left:int,      # steps to go
+    )->tuple:          # tokens per second, seconds left
+        "Take one more step into account."
+        if self.n: self.average = 0.9 * self.average + 0.1 * seconds
+        per_step = self.average / (1 - 0.9**self.n) if self.n else seconds
+        self.n += 1
+        return tokens / per_step, left * per_step
+
+# %% ../nbs/27_train.ipynb #5ea54aee
 def in_notebook()->bool:
     "Are we in a Jupyter kernel?"
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -104,8 +124,9 @@ class Line(str):
     "A text that a notebook shows without quotes."
     def __repr__(self): return str(self)
 
+# %% ../nbs/27_train.ipynb #7e152edc
 class Progress:
-    "A bar in a terminal, one changing line in a notebook, a new line every few seconds elsewhere; silent on other ranks."
+    "A bar in a terminal, one changing line in a notebook, lines every few seconds elsewhere; silent on other ranks."
     def __init__(self,
         total:int,        # steps of the whole run
         start:int=0,      # steps done before
@@ -114,7 +135,8 @@ class Progress:
         every:float=10.,  # seconds between lines where there is no terminal
     ):
         self.total, self.desc, self.every, self.enabled = total, desc, every, enabled
-        self.last, self.line, self.bar, self.display = time.perf_counter(), "", None, None
+        self.last, self.line = time.perf_counter(), ""
+        self.bar, self.display = None, None
         if not enabled: return
         if in_notebook():
             from IPython.display import display
@@ -134,7 +156,8 @@ class Progress:
         "Show where the run is."
         if not self.enabled: return
         share = f" · {utilisation:.0%} MFU" if utilisation is not None else ""
-        state = f"loss {loss:.4f} · {tokens_per_second:,.0f} tokens/s{share} · {tqdm.format_interval(seconds_left)} left"
+        left = tqdm.format_interval(seconds_left)
+        state = f"loss {loss:.4f} · {tokens_per_second:,.0f} tokens/s{share} · {left} left"
         self.line = f"{self.desc}: step {step:,} of {self.total:,} · {state}"
         if self.bar is not None:
             self.bar.set_postfix_str(state, refresh=False)
@@ -152,27 +175,17 @@ class Progress:
         if self.bar is not None: self.bar.close()
         elif self.display and self.line: self.show()
 
-class Speed:
-    "Tokens per second and time left from a moving average; the first step, which compiles and warms up, is left out."
-    def __init__(self): self.n, self.average = 0, 0.
 
-    def update(self,
-        seconds:float, # of the step just done
-        tokens:int,    # of that step
-        left:int,      # steps to go
-    )->tuple:          # tokens per second, seconds left
-        if self.n: self.average = 0.9 * self.average + 0.1 * seconds
-        per_step = self.average / (1 - 0.9**self.n) if self.n else seconds
-        self.n += 1
-        return tokens / per_step, left * per_step
 
-# %% ../nbs/27_train.ipynb #63acd888
+# %% ../nbs/27_train.ipynb #21854442
 class Batches:
     "Batches one after another, the next one fetched early; `state` belongs to the last one used."
     def __init__(self,
         factory,     # loader state or None -> iterator of (inputs, targets, state)
         state=None,  # where to go on
-    ): self.it, self.state, self.ahead = iter(factory(state)), state, None
+    ):
+        self.it, self.state = iter(factory(state)), state
+        self.ahead = None          # fetched, not yet used
 
     def fetch(self):
         "Get one batch ready."
@@ -182,7 +195,9 @@ class Batches:
         "Use the next batch."
         self.fetch()
         batch, self.ahead = self.ahead, None
-        if not batch: raise CourseError("the batches came to an end before the last step: lower num_iterations, or let the loader begin again")
+        if not batch:
+            raise CourseError("the batches came to an end before the last step: "
+                              "lower num_iterations, or let the loader begin again")
         inputs, targets, self.state = batch
         return inputs, targets
 
@@ -226,7 +241,7 @@ def forward_backward(
         tokens += inputs.numel()
     return torch.stack(losses), tokens, states
 
-# %% ../nbs/27_train.ipynb #b78ae2b4
+# %% ../nbs/27_train.ipynb #552ce2ff
 def describe(
     state, # a loader's state
 )->str:    # one short line
@@ -243,13 +258,14 @@ def stop_not_finite(
 ):
     "Raise the error that names the step, the batch and the last good checkpoint."
     bad = next((i for i, l in enumerate(losses.tolist()) if not math.isfinite(l)), None)
-    what = f"the loss of batch {bad + 1} of {len(states)}" if bad is not None else f"the gradient norm ({norm}), or the loss of another rank,"
-    good = latest_step(directory) if directory else None
-    good = f"the last good checkpoint is step {good} in {directory}" if good is not None else "there is no checkpoint yet"
-    raise CourseError(f"step {step}: {what} is not finite; loader state after the batch: {describe(states[bad or 0])}; {good}; "
-                      "look at the batch or lower the learning rate, then start again")
+    what = f"the gradient norm ({norm}), or the loss of another rank,"
+    if bad is not None: what = f"the loss of batch {bad + 1} of {len(states)}"
+    saved, good = latest_step(directory) if directory else None, "there is no checkpoint yet"
+    if saved is not None: good = f"the last good checkpoint is step {saved} in {directory}"
+    raise CourseError(f"step {step}: {what} is not finite; loader state after the batch: {describe(states[bad or 0])}; "
+                      f"{good}; look at the batch or lower the learning rate, then start again")
 
-# %% ../nbs/27_train.ipynb #c96c1b92
+# %% ../nbs/27_train.ipynb #aec1b941
 @dataclass
 class LoopState:
     "What the loop itself must remember across a stop."
@@ -265,15 +281,23 @@ def run_settings(
     world_size:int,  # ranks: fewer of them with more batches each make the same steps
 )->dict:
     "What two runs must share to be the same run."
-    return dict(meta or {}, loop=dict(num_iterations=loop.num_iterations, batches_per_step=loop.grad_accum_steps * world_size, grad_clip=loop.grad_clip))
+    shared = dict(num_iterations=loop.num_iterations, batches_per_step=loop.grad_accum_steps * world_size,
+                  grad_clip=loop.grad_clip)
+    return dict(meta or {}, loop=shared)
 
-def check_loop(loop:LoopConfig, optimizer, rt:Runtime):
+def check_loop(
+    loop:LoopConfig, # its numbers are looked at
+    optimizer,       # on several ranks, one that averages gradients
+    rt:Runtime,      # how many ranks there are
+):
     "Refuse what cannot work, before anything is computed."
     for name in ("num_iterations", "grad_accum_steps", "log_every"):
         if getattr(loop, name) < 1: raise CourseError(f"{name} is {getattr(loop, name)}: it must be at least 1")
     if rt.distributed and not hasattr(optimizer, "clip_grad_norm_"):
-        raise CourseError(f"{type(optimizer).__name__} does not average gradients over {rt.world_size} processes: use zero2.DistMuonAdamW")
+        raise CourseError(f"{type(optimizer).__name__} does not average gradients over {rt.world_size} processes: "
+                          "use zero2.DistMuonAdamW")
 
+# %% ../nbs/27_train.ipynb #862a5d2b
 def resume_state(
     directory,             # of the checkpoints, or None
     model:torch.nn.Module, # changed in place
@@ -281,21 +305,25 @@ def resume_state(
     rt:Runtime,            # every rank calls
     settings:dict,         # from `run_settings`
     num_iterations:int,    # of this run
-)->tuple:                  # LoopState, this rank's loader state (the list of all of them, if another number of ranks wrote it)
+)->tuple:                  # LoopState, this rank's loader state (a list of all, if another number of ranks wrote them)
     "Load the newest whole checkpoint, if there is one."
     ckpt = load_latest(directory, rt) if directory else None
     if ckpt is None: return LoopState(), None
     if "loop" not in ckpt.meta: raise CourseError(f"{ckpt.path} was not written by a training run: name another folder")
     if ckpt.step > num_iterations:
-        raise CourseError(f"{ckpt.path} is beyond num_iterations {num_iterations}: name another folder, or remove it to start again")
+        raise CourseError(f"{ckpt.path} is beyond num_iterations {num_iterations}: "
+                          "name another folder, or remove it to start again")
     restore(ckpt, model, optimizer, rt)
-    if d := differences(ckpt.meta["run"], settings):
+    if other := differences(ckpt.meta["run"], settings):
         if ckpt.step == num_iterations:
-            raise CourseError(f"{directory} holds a finished run with other settings ({d[:300]}): name another folder (--model-tag), or remove it")
-        rt.print(f"warning: {ckpt.path} was made with other settings: {d[:300]}")
-    loaders = ckpt.meta["loader"]
-    if len(loaders) != rt.world_size: rt.print(f"warning: {len(loaders)} processes wrote {ckpt.path}, {rt.world_size} go on: not the same run bit for bit")
-    return LoopState(**ckpt.meta["loop"]), loaders[rt.rank] if len(loaders) == rt.world_size else loaders
+            raise CourseError(f"{directory} holds a finished run with other settings ({other[:300]}): "
+                              "name another folder (--model-tag), or remove it")
+        rt.print(f"warning: {ckpt.path} was made with other settings: {other[:300]}")
+    state, loaders = LoopState(**ckpt.meta["loop"]), ckpt.meta["loader"]
+    if len(loaders) == rt.world_size: return state, loaders[rt.rank]
+    rt.print(f"warning: {len(loaders)} processes wrote {ckpt.path}, {rt.world_size} go on: "
+             "not the same run bit for bit")
+    return state, loaders
 
 def finished(
     directory:Path,     # of the run
@@ -306,7 +334,7 @@ def finished(
     stored = read_json(path) if path.exists() else {}
     return stored["result"] if stored and not differences(stored["run"], settings) else {}
 
-# %% ../nbs/27_train.ipynb #88237c0b
+# %% ../nbs/27_train.ipynb #c3a67772
 def open_log(
     path,                # file of JSON lines
     directory,           # of the checkpoints: if one is there, earlier lines stay
@@ -314,7 +342,8 @@ def open_log(
     **tracker,           # tracker, run and config of `RunLog`
 )->RunLog:
     "A run log that a resumed run continues."
-    return RunLog(path, resume_step=None if latest_step(directory) is None else sys.maxsize, enabled=rt.is_main, **tracker)
+    keep = None if latest_step(directory) is None else sys.maxsize      # lines up to this step stay
+    return RunLog(path, resume_step=keep, enabled=rt.is_main, **tracker)
 
 def cut_log(
     log,       # RunLog, path or None
@@ -326,123 +355,183 @@ def cut_log(
     cut = RunLog(log.path if isinstance(log, RunLog) else log, resume_step=step, enabled=rt.is_main)
     return log if isinstance(log, RunLog) else cut
 
-# %% ../nbs/27_train.ipynb #a7cf390c
+# %% ../nbs/27_train.ipynb #7a7a43d2
+@dataclass(eq=False, repr=False)
 class Loop:
     "One run of the training loop; `train` makes it and explains its arguments."
-    def __init__(self, model, optimizer, batches, loop, rt, *, schedule, loss_fn, evaluate, sample, log, directory, settings, state):
-        self.model, self.optimizer, self.batches, self.loop, self.rt = model, optimizer, batches, loop, rt
-        self.schedule, self.loss_fn, self.evaluate, self.sample = schedule, loss_fn, evaluate, sample
-        self.log, self.directory, self.settings, self.state = log, directory, settings, state
-        self.started, self.before, self.saved = time.perf_counter(), state.seconds, state.step if directory else None
-        self.history = read_log(log.path) if log is not None and log.enabled else []
+    model:torch.nn.Module            # plain or compiled
+    optimizer:object                 # with `param_groups`
+    batches:Batches                  # opened where the run goes on
+    loop:LoopConfig                  # how long and how often
+    rt:Runtime                       # where it runs
+    state:LoopState                  # where the run goes on; changed by every step
+    schedule:object                  # as in `train`, like what follows
+    loss_fn:object=next_token_loss   # (model, inputs, targets) -> mean loss
+    evaluate:object=None             # step -> dict of metrics
+    sample:object=None               # step -> None
+    log:RunLog=None                  # None keeps no lines
+    directory:Path=None              # of the checkpoints; None keeps nothing
+    settings:dict=None               # from `run_settings`
+    desc:str="train"                 # for the progress line
+
+    def __post_init__(self):
+        self.started, self.before = time.perf_counter(), self.state.seconds
+        self.saved = self.state.step if self.directory else None              # the newest checkpoint
+        self.history = read_log(self.log.path) if self.log is not None and self.log.enabled else []
         self.metrics, self.speed = {}, Speed()
-
-    def run(self, desc:str)->dict: # the result
-        "Steps until the last one, a planned stop, a signal or an error."
-        self.desc = desc
-        with quiet_collector() as collect, stop_signals() as stop, freed_memory_kept(self.rt.device):
-            self.progress = Progress(self.loop.num_iterations, self.state.step, desc, self.rt.is_main)
-            try:
-                while True:
-                    if 0 < self.loop.stop_at <= self.state.step: self.save(); break      # what is due here is done after the stop
-                    self.between_steps()
-                    if self.state.step == self.loop.num_iterations: break
-                    stopping = self.one_step(stop)
-                    if self.speed.n == 1 or self.state.step % self.loop.collect_every == 0: collect()
-                    if stopping: self.interrupt()
-            finally:
-                self.progress.close()
-                self.batches.close()
-        return self.result()
-
-    def due(self, every:int)->bool:
-        "Is something to be done now that is done `every` so many steps and at the last?"
-        return (every > 0 and self.state.step % every == 0) or self.state.step == self.loop.num_iterations
-
-    def between_steps(self):
-        "Save, evaluate, sample, whichever is due."
-        step = self.state.step
-        if step and self.due(self.loop.save_every): self.save()
-        if self.evaluate and self.due(self.loop.eval_every):
-            self.metrics = self.evaluate(step) or {}
-            if self.metrics: self.record(step, **self.metrics)
-            self.rt.print(f"{self.desc}: step {step:,} · " + " · ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in self.metrics.items()))
-        if self.sample and step and self.due(self.loop.sample_every): self.sample(step)
-        self.model.train()
-
-    def one_step(self, stop)->bool: # True if some rank was asked to stop
-        "Gradient, clipping, update; all ranks agree on the loss and on whether to stop."
-        start, st, values = time.perf_counter(), self.state, self.schedule(self.state.step)
-        set_schedule(self.optimizer, values)
-        losses, tokens, states = forward_backward(self.model, self.batches, self.loss_fn, self.loop, last=st.step + 1 == self.loop.num_iterations)
-        norm = clip(self.model, self.optimizer, self.loop.grad_clip) if self.loop.grad_clip > 0 else torch.zeros(())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)                                       # frees the memory instead of filling it with zeros
-        agreed = torch.stack([losses.mean(), norm.detach().float().to(losses.device), torch.tensor(float(stop()), device=losses.device)])
-        loss, norm, stopping = self.rt.all_reduce(agreed, "mean").tolist()               # the one place that waits for the device
-        if not (math.isfinite(loss) and math.isfinite(norm)): stop_not_finite(st.step, losses, norm, states, self.directory)
-        self.book(loss, norm, tokens * self.rt.world_size, time.perf_counter() - start, values)
-        return stopping > 0
-
-    def book(self, loss:float, norm:float, tokens:int, seconds:float, values:dict):
-        "Counters, smoothed loss, progress, log."
-        st, loop = self.state, self.loop
-        st.ema, st.tokens, st.train_seconds = loop.smoothing * st.ema + (1 - loop.smoothing) * loss, st.tokens + tokens, st.train_seconds + seconds
-        st.step += 1
-        speed, left = self.speed.update(seconds, tokens, loop.num_iterations - st.step)
-        if self.speed.n == 1: self.rt.print(f"{self.desc}: first step: loss {loss:.4f}, {seconds:.2f} s")
-        self.progress.update(st.step, self.smooth_loss, speed, left, self.utilisation(speed))
-        if (st.step - 1) % loop.log_every == 0 or st.step == loop.num_iterations:
-            self.record(st.step - 1, loss=loss, smooth_loss=self.smooth_loss, lr=values.get("lr", 1.), grad_norm=norm, tokens=st.tokens,
-                        tokens_per_second=tokens / seconds, seconds=self.seconds)
-
-    def utilisation(self, tokens_per_second:float)->float|None:
-        "Share of the devices' peak; None where the peak or the model's cost per token is unknown."
-        cost = getattr(unwrap(self.model), "flops_per_token", None)
-        if cost is None or self.rt.device.type != "cuda": return None
-        return mfu(cost(), tokens_per_second, torch.cuda.get_device_name(self.rt.device), self.rt.world_size)
+        self.progress = Progress(self.loop.num_iterations, self.state.step, self.desc, self.rt.is_main)
 
     @property
-    def seconds(self)->float: return self.before + time.perf_counter() - self.started    # earlier runs included
+    def seconds(self)->float: # earlier runs included
+        return self.before + time.perf_counter() - self.started
 
     @property
-    def smooth_loss(self)->float: return self.state.ema / (1 - self.loop.smoothing**self.state.step) if self.state.step else math.nan
+    def smooth_loss(self)->float: # nats; nan before the first step
+        return self.state.ema / (1 - self.loop.smoothing**self.state.step) if self.state.step else math.nan
 
-    def record(self, step:int, **values):
-        "Keep one line of the log."
-        self.history.append(dict(step=step, **values))
-        if self.log is not None: self.log.log(step, **values)
+# %% ../nbs/27_train.ipynb #e8663e8d
+@patch
+def one_step(self:Loop,
+    stop,            # from `stop_signals`: was this rank asked to stop?
+)->bool:             # True if some rank was asked to stop
+    "Gradient, clipping, update; all ranks agree on the loss and on whether to stop."
+    start, loop, step = time.perf_counter(), self.loop, self.state.step
+    values = self.schedule(step)
+    set_schedule(self.optimizer, values)
+    last = step + 1 == loop.num_iterations
+    losses, tokens, states = forward_backward(self.model, self.batches, self.loss_fn, loop, last)
+    norm = clip(self.model, self.optimizer, loop.grad_clip) if loop.grad_clip > 0 else torch.zeros(())
+    self.optimizer.step()
+    self.optimizer.zero_grad(set_to_none=True)                # frees the memory instead of filling it with zeros
+    asked = torch.tensor(float(stop()), device=losses.device)
+    agreed = torch.stack([losses.mean(), norm.detach().float().to(losses.device), asked])
+    loss, norm, stopping = self.rt.all_reduce(agreed, "mean").tolist()              # waits for the device
+    if not (math.isfinite(loss) and math.isfinite(norm)): stop_not_finite(step, losses, norm, states, self.directory)
+    self.book(loss, norm, tokens * self.rt.world_size, time.perf_counter() - start, values)
+    return stopping > 0
 
-    def save(self):
-        "Write a checkpoint, unless this step has one."
-        if not self.directory or self.saved == self.state.step: return
-        self.state.seconds = self.seconds
-        loaders = [json.loads(b) for b in gather_bytes(json.dumps(self.batches.state).encode(), self.rt)]
-        meta = dict(self.settings, run=self.settings, loop=asdict(self.state), loader=loaders)
-        save_checkpoint(self.directory, self.state.step, self.model, self.optimizer, meta=meta, rt=self.rt, keep_last=self.loop.keep_last)
-        self.saved = self.state.step
+# %% ../nbs/27_train.ipynb #c8051e24
+@patch
+def utilisation(self:Loop,
+    tokens_per_second:float, # of all ranks together
+)->float|None:
+    "Share of the devices' peak; None where the peak or the model's cost per token is unknown."
+    cost = getattr(unwrap(self.model), "flops_per_token", None)
+    if cost is None or self.rt.device.type != "cuda": return None
+    return mfu(cost(), tokens_per_second, torch.cuda.get_device_name(self.rt.device), self.rt.world_size)
 
-    def interrupt(self):
-        "End after a signal: nothing is lost."
-        self.save()
-        self.rt.print(f"{self.desc}: stopped after step {self.state.step:,}" + (f", saved in {self.directory}" if self.directory else ", nothing was saved"))
-        raise KeyboardInterrupt
+@patch
+def record(self:Loop,
+    step:int,          # the line belongs to
+    **values,          # what was measured
+):
+    "Keep one line of the log."
+    self.history.append(dict(step=step, **values))
+    if self.log is not None: self.log.log(step, **values)
 
-    def result(self)->dict:
-        "What `train` returns; stored beside the last checkpoint if the run is at its end."
-        st = self.state
-        result = dict(metrics=self.metrics, step=st.step, loss=self.smooth_loss, tokens=st.tokens, seconds=self.seconds,
-                      train_seconds=st.train_seconds, tokens_per_second=st.tokens / max(st.train_seconds, 1e-9))
-        if self.directory and self.rt.is_main and st.step == self.loop.num_iterations:
-            write_json(self.directory / "result.json", dict(run=self.settings, result=result))
-        self.rt.barrier()
-        return dict(result, history=self.history)
+@patch
+def book(self:Loop,
+    loss:float,        # nats, mean over ranks and batches
+    norm:float,        # of the gradient before clipping
+    tokens:int,        # of this step, over all ranks
+    seconds:float,     # this step took
+    values:dict,       # from the schedule
+):
+    "Counters, smoothed loss, progress, log."
+    st, loop = self.state, self.loop
+    st.ema = loop.smoothing * st.ema + (1 - loop.smoothing) * loss
+    st.tokens += tokens
+    st.train_seconds += seconds
+    st.step += 1
+    speed, left = self.speed.update(seconds, tokens, loop.num_iterations - st.step)
+    if self.speed.n == 1: self.rt.print(f"{self.desc}: first step: loss {loss:.4f}, {seconds:.2f} s")
+    self.progress.update(st.step, self.smooth_loss, speed, left, self.utilisation(speed))
+    if (st.step - 1) % loop.log_every == 0 or st.step == loop.num_iterations:
+        self.record(st.step - 1, loss=loss, smooth_loss=self.smooth_loss, lr=values.get("lr", 1.), grad_norm=norm,
+                    tokens=st.tokens, tokens_per_second=tokens / seconds, seconds=self.seconds)
 
-# %% ../nbs/27_train.ipynb #0dd7f364
+# %% ../nbs/27_train.ipynb #1d804894
+@patch
+def save(self:Loop):
+    "Write a checkpoint, unless this step has one."
+    if not self.directory or self.saved == self.state.step: return
+    self.state.seconds = self.seconds
+    loaders = [json.loads(b) for b in gather_bytes(json.dumps(self.batches.state).encode(), self.rt)]
+    meta = dict(self.settings, run=self.settings, loop=asdict(self.state), loader=loaders)
+    save_checkpoint(self.directory, self.state.step, self.model, self.optimizer, meta=meta, rt=self.rt,
+                    keep_last=self.loop.keep_last)
+    self.saved = self.state.step
+
+@patch
+def interrupt(self:Loop):
+    "End after a signal: nothing is lost."
+    self.save()
+    where = f"saved in {self.directory}" if self.directory else "nothing was saved"
+    self.rt.print(f"{self.desc}: stopped after step {self.state.step:,}, {where}")
+    raise KeyboardInterrupt
+
+@patch
+def result(self:Loop)->dict:
+    "What `train` returns; stored beside the last checkpoint if the run is at its end."
+    st = self.state
+    result = dict(metrics=self.metrics, step=st.step, loss=self.smooth_loss, tokens=st.tokens, seconds=self.seconds,
+                  train_seconds=st.train_seconds, tokens_per_second=st.tokens / max(st.train_seconds, 1e-9))
+    if self.directory and self.rt.is_main and st.step == self.loop.num_iterations:
+        write_json(self.directory / "result.json", dict(run=self.settings, result=result))
+    self.rt.barrier()
+    return dict(result, history=self.history)
+
+# %% ../nbs/27_train.ipynb #e820ab18
+@patch
+def due(self:Loop,
+    every:int,         # steps; 0 or less: never
+)->bool:
+    "Is something to be done now that is done `every` so many steps and at the last?"
+    return (every > 0 and self.state.step % every == 0) or self.state.step == self.loop.num_iterations
+
+@patch
+def between_steps(self:Loop):
+    "Save, evaluate, sample, whichever is due."
+    step = self.state.step
+    if step and self.due(self.loop.save_every): self.save()
+    if self.evaluate and self.due(self.loop.eval_every):
+        self.metrics = self.evaluate(step) or {}
+        if self.metrics: self.record(step, **self.metrics)
+        shown = [f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in self.metrics.items()]
+        self.rt.print(f"{self.desc}: step {step:,} · " + " · ".join(shown))
+    if self.sample and step and self.due(self.loop.sample_every): self.sample(step)
+    self.model.train()
+
+@patch
+def steps(self:Loop,
+    collect,           # from `quiet_collector`
+    stop,              # from `stop_signals`
+):
+    "Step after step until the last one, a planned stop or a signal."
+    while True:
+        if 0 < self.loop.stop_at <= self.state.step: return self.save()
+        self.between_steps()
+        if self.state.step == self.loop.num_iterations: return
+        stopping = self.one_step(stop)
+        if self.speed.n == 1 or self.state.step % self.loop.collect_every == 0: collect()
+        if stopping: self.interrupt()
+
+@patch
+def run(self:Loop)->dict: # the result
+    "The whole run; whatever happens, the loader's threads end."
+    with quiet_collector() as collect, stop_signals() as stop, freed_memory_kept(self.rt.device):
+        try: self.steps(collect, stop)
+        finally:
+            self.progress.close()
+            self.batches.close()
+    return self.result()
+
+# %% ../nbs/27_train.ipynb #dab9d379
 def train(
     model:torch.nn.Module, # plain or compiled
     optimizer,             # with `param_groups`; one that averages gradients where there are several ranks
-    batches,               # None, a loader state, or a list (the states of another number of ranks) -> iterator of (inputs, targets, state)
+    batches,               # None, a loader state, or a list (states of another number of ranks)
+                           # -> iterator of (inputs, targets, state)
     loop:LoopConfig,       # how long and how often
     rt:Runtime,            # where it runs
     *,
@@ -456,7 +545,7 @@ def train(
     resume:bool=True,      # go on from the newest checkpoint; False removes what is there
     desc:str="train",      # for the progress line
 )->dict:                   # metrics, step, loss (smoothed), tokens, seconds, train_seconds, tokens_per_second, history
-    "Train a model: the one loop of all stages. Goes on where an earlier run stopped; a finished run returns its result."
+    "Train a model: the one loop of all stages. Goes on where it stopped; a finished run returns its result."
     check_loop(loop, optimizer, rt)
     directory, settings = Path(checkpoint_dir) if checkpoint_dir else None, run_settings(loop, meta, rt.world_size)
     if directory and not resume and rt.is_main: shutil.rmtree(directory, ignore_errors=True)
@@ -466,11 +555,15 @@ def train(
         path = getattr(log, "path", log)
         return dict(done, history=read_log(path) if path and Path(path).exists() else [])
     if state.step: rt.print(f"{desc}: going on from step {state.step:,} in {directory}")
-    if hasattr(optimizer, "overlap"): optimizer.overlap &= unwrap(model) is model    # compiled: all gradients come at once, reduce once a step
-    return Loop(model, optimizer, Batches(batches, loader), loop, rt, schedule=schedule, loss_fn=loss_fn, evaluate=evaluate, sample=sample,
-                log=cut_log(log, state.step, rt), directory=directory, settings=settings, state=state).run(desc)
+    if hasattr(optimizer, "overlap"):                 # compiled: all gradients come at once, reduce once a step
+        optimizer.overlap &= unwrap(model) is model
+    run = Loop(model, optimizer, Batches(batches, loader), loop, rt, state, schedule, loss_fn, evaluate, sample,
+               cut_log(log, state.step, rt), directory, settings, desc)
+    return run.run()
 
-# %% ../nbs/27_train.ipynb #8b5ee695
+
+
+# %% ../nbs/27_train.ipynb #a014b8ba
 def lr_range_test(
     model:torch.nn.Module, # put back afterwards
     optimizer,             # put back afterwards
@@ -484,9 +577,10 @@ def lr_range_test(
     smoothing:float=0.8,   # of the losses
     rise:float=1.,         # nats above the lowest at which the test ends
 )->dict:                   # multipliers, losses, smooth; suggestion, lowest
-    "Losses at a growing learning rate (Smith, arXiv 1506.01186); the suggestion is the rate at which the loss falls fastest."
+    "Losses at a growing learning rate (Smith, arXiv 1506.01186); suggests the rate at which the loss falls fastest."
     copy = lambda s: {k: v.detach().clone() if torch.is_tensor(v) else v for k, v in s.items()}
-    weights, state, rng = copy(unwrap(model).state_dict()), {p: copy(s) for p, s in optimizer.state.items()}, rng_state(rt)  # what this rank holds
+    weights, rng = copy(unwrap(model).state_dict()), rng_state(rt)                      # what this rank holds
+    state = {p: copy(s) for p, s in optimizer.state.items()}
     stream, losses, smooth, ema = Batches(batches), [], [], 0.
     multipliers = [low * (high / low)**(i / (steps - 1)) for i in range(steps)]
     for i, m in enumerate(multipliers):
@@ -496,7 +590,8 @@ def lr_range_test(
         optimizer.zero_grad(set_to_none=True)
         loss = rt.all_reduce(loss.mean(), "mean").item()
         ema = smoothing * ema + (1 - smoothing) * loss
-        losses.append(loss); smooth.append(ema / (1 - smoothing**(i + 1)))
+        losses.append(loss)
+        smooth.append(ema / (1 - smoothing**(i + 1)))
         if not math.isfinite(loss) or smooth[-1] > min(smooth) + rise: break
     stream.close()
     unwrap(model).load_state_dict(weights)
@@ -506,4 +601,5 @@ def lr_range_test(
     set_rng_state(rng, rt)
     lowest = min(range(len(smooth)), key=smooth.__getitem__)
     fall = min(range(max(1, lowest)), key=lambda i: smooth[i+1] - smooth[i] if i + 1 < len(smooth) else 0.)
-    return dict(multipliers=multipliers[:len(losses)], losses=losses, smooth=smooth, suggestion=multipliers[fall], lowest=multipliers[lowest])
+    return dict(multipliers=multipliers[:len(losses)], losses=losses, smooth=smooth,
+                suggestion=multipliers[fall], lowest=multipliers[lowest])
