@@ -25,6 +25,17 @@ def test_module_imports_only_from_lower_floors(path):
             if name: assert NUMBER[name] < NUMBER[path.stem[3:]] or name == path.stem[3:], f"{path.stem} imports {name}, which comes later"
 
 
+def test_what_runs_never_imports_the_labs():
+    "Not even inside a function. The labs are for demonstrations, races and tests; they may import everything."
+    labs = ROOT / "nanochat_course" / "labs"
+    assert {p.stem for p in labs.glob("*.py")} > {"__init__"}
+    for path in (ROOT / "nanochat_course").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            if isinstance(node, ast.ImportFrom): names += [node.module or ""]
+            assert not [n for n in names if re.search(r"(^|\.)labs(\.|$)", n)], f"{path.name}, line {node.lineno}, imports from the labs"
+
+
 def test_sidebar_lists_every_notebook_in_order():
     contents = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"]
     listed = [p for item in contents for p in ([item] if isinstance(item, str) else item["contents"])]
@@ -66,7 +77,7 @@ def test_metadata_is_in_one_place():
 
 
 def test_nothing_is_pickled():
-    for path in (ROOT / "nanochat_course").glob("*.py"):
+    for path in (ROOT / "nanochat_course").rglob("*.py"):
         text = path.read_text()
         assert "import pickle" not in text and "torch.save(" not in text, f"{path.name} pickles"
         for call in re.findall(r"torch\.load\([^)]*\)", text): assert "weights_only=True" in call
@@ -85,7 +96,7 @@ def test_requirements_are_stated_and_explained():
     name = lambda requirement: re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
     stated = {name(r) for r in config["DEFAULT"]["requirements"].split()}
     called = {"yaml": "pyyaml", "markdown_it": "markdown-it-py", "prompt_toolkit": "prompt-toolkit"}
-    for path in (ROOT / "nanochat_course").glob("*.py"):
+    for path in (ROOT / "nanochat_course").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for module in {n.partition(".")[0] for n in names} - sys.stdlib_module_names - {"nanochat_course"}:
