@@ -6,12 +6,12 @@
 __all__ = ['Packer', 'fill_row', 'misfit', 'pack_rows', 'end_thread', 'Prefetcher', 'fold', 'unfold', 'PackedLoader',
            'DataLoader']
 
-# %% ../nbs/12_dataloader.ipynb #a42a29aa
+# %% ../nbs/12_dataloader.ipynb #4f075b39
 import itertools, math, queue, threading, warnings, weakref
 from bisect import bisect_right, insort
 import numpy as np, torch
 from .common import CourseError, Runtime
-from .corpus import check_shards, list_shards, read_row_group
+from .corpus import RowGroups, announced, list_shards, read_row_group
 
 # %% ../nbs/12_dataloader.ipynb #6ad34957
 class Packer:
@@ -254,7 +254,7 @@ class PackedLoader:
             for x, y, state in ahead: yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
         finally: ahead.close()
 
-# %% ../nbs/12_dataloader.ipynb #2f25dc29
+# %% ../nbs/12_dataloader.ipynb #daf0b928
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -274,12 +274,15 @@ class DataLoader(PackedLoader):
     ):
         self.tokenizer, self.num_threads, self.skip_corrupt = tokenizer, num_threads, skip_corrupt
         self.split, self.name = split, f"the {split} split of {corpus_dir}"
-        groups = [(path, g, n) for path, rows in check_shards(list_shards(corpus_dir, split), skip_corrupt) for g, n in enumerate(rows)]
-        self.documents, self.groups = sum(n for *_, n in groups), [(path, g) for path, g, _ in groups]
+        self.groups = RowGroups(list_shards(corpus_dir, split), skip_corrupt, rt.print)
         self.left, self.changed = [], -1                       # what was left in the epoch in which the number of processes changed
-        buffer_size = min(buffer_size, max(1, sum(n for *_, n in groups[rt.rank::rt.world_size]) // 2))   # no document twice in the buffer
-        if len(groups) < rt.world_size:
-            raise CourseError(f"{self.name} has {len(groups)} row groups for {rt.world_size} processes: use fewer processes, or a corpus with more shards")
+        if not self.groups.has(rt.world_size - 1):
+            raise CourseError(f"{self.name} has {len(self.groups)} row groups for {rt.world_size} processes: use fewer processes, or a corpus with more shards")
+        self.documents = announced(corpus_dir)                 # of a download, whether it is complete or not
+        first = self.groups[0][0]
+        counted = [n for path, _, n in self.groups.known if not self.documents or path == first]
+        self.documents = self.documents or sum(counted)
+        buffer_size = min(buffer_size, max(1, sum(counted[rt.rank::rt.world_size]) // 2))            # no document twice in the buffer
         super().__init__(batch_size, seq_len, rt, state=state, bos=tokenizer.bos, buffer_size=buffer_size, epochs=epochs, prefetch=prefetch)
 
     def least(self)->int: return self.batch_size * (self.seq_len + 1) if self.epochs is None else 1
@@ -291,7 +294,7 @@ class DataLoader(PackedLoader):
 
     def read(self, group:int)->list[str]:
         "The documents of one row group."
-        try: return read_row_group(*self.groups[group])
+        try: return read_row_group(*self.groups[group][:2])
         except CourseError as e:
             if not self.skip_corrupt: raise
             warnings.warn(f"skipped: {e}", stacklevel=2)
@@ -300,10 +303,16 @@ class DataLoader(PackedLoader):
     def encode(self, texts:list[str])->list:
         return [np.asarray(ids, np.int32) for ids in self.tokenizer.encode(texts, num_threads=self.num_threads)]
 
-    def parts(self, epoch:int, rank:int=None, world_size:int=None)->list: # of (epoch, row group, first document)
-        "What a rank reads in an epoch: every `world_size`-th row group, or what was left when the number of ranks changed."
-        whole = [(epoch, g, 0) for g in range(len(self.groups))]
-        return (self.left if epoch == self.changed else whole)[(self.rt.rank if rank is None else rank)::world_size or self.rt.world_size]
+    def parts(self, epoch:int, rank:int, world_size:int)->list: # of (epoch, row group, first document)
+        "All that a rank reads in an epoch: every `world_size`-th row group, or what was left when the number of ranks changed."
+        whole = self.left if epoch == self.changed else [(epoch, g, 0) for g in range(len(self.groups))]
+        return whole[rank::world_size]
+
+    def part(self, epoch:int, number:int): # (epoch, row group, first document), or None if the epoch is over
+        "One of our parts of an epoch; waits for its shard, not for later ones."
+        place = self.rt.rank + number * self.rt.world_size
+        if epoch == self.changed: return self.left[place] if place < len(self.left) else None
+        return (epoch, place, 0) if self.groups.has(place) else None
 
     def change(self, positions:list):
         "What processes at these positions had not read is what there is to read in the epoch of the furthest."
@@ -319,12 +328,13 @@ class DataLoader(PackedLoader):
         "Documents from `position` on: (key, ids, position after it); an epoch ends with (None, None, position)."
         epoch, part, index = position
         while self.epochs is None or epoch < self.epochs:
-            for j, (e, g, first) in enumerate(self.parts(epoch)[part:], part):
+            while here := self.part(epoch, part):
+                e, g, first = here
                 texts = self.read(g)
                 for a in range(max(index, first), len(texts), chunk):
                     for i, ids in enumerate(self.encode(texts[a:a + chunk]), a):
-                        yield (e, g, i), ids, (epoch, j, i + 1)
-                index = 0
+                        yield (e, g, i), ids, (epoch, part, i + 1)
+                part, index = part + 1, 0
             epoch, part = epoch + 1, 0
             yield None, None, (epoch, 0, 0)
 
