@@ -261,7 +261,7 @@ def write_corpus(
         write_shard(Path(out_dir) / f"shard_{i:05d}.parquet", texts[a:b], rows=min(1024, max(1, -(-(b - a) // 16))))
     return dict(documents=len(texts), bytes=size, words=sum(len(t.split()) for t in texts), shards=num_shards, validation_documents=bounds[-1] - bounds[-2])
 
-# %% ../nbs/11_corpus.ipynb #c11c660e
+# %% ../nbs/11_corpus.ipynb #5bb5c266
 HEARTBEAT, PATIENCE = ".download", 60.   # file that a download touches every second; seconds without that until it counts as dead
 
 def arriving(
@@ -274,11 +274,13 @@ def arriving(
 def wait_for(
     path,              # a shard that `corpus.json` promises
     say=tqdm.write,    # told once that we wait
+    stopped=bool,      # called without arguments: True if the reader is no longer interested
 ):
     "Wait until a shard has come. Raises `CourseError` when nobody is downloading any more."
     path = Path(path)
     if not path.exists(): say(f"waiting for {path.name} of {path.parent}, which is still being downloaded")
     while not path.exists():
+        if stopped(): raise CourseError(f"stopped while waiting for {path.name}")
         if not arriving(path.parent) and not path.exists(): raise CourseError(why_late(path))   # it may have come in between
         time.sleep(.2)
 
@@ -294,7 +296,7 @@ def why_late(
     return (f"{path.name} of {path.parent} has not come, and nobody is downloading any more{said}: "
             f"start the speedrun again, or {command}; it goes on where it stopped")
 
-# %% ../nbs/11_corpus.ipynb #9546f7d2
+# %% ../nbs/11_corpus.ipynb #77282ae9
 HUB = {"climbmix": ("karpathy/climbmix-400b-shuffle", 6542), "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822)}  # repository, last shard
 
 def read_corpus(
@@ -366,8 +368,10 @@ class RowGroups:
         paths,                   # parquet files; those that are announced only may be missing
         skip_corrupt:bool=False, # leave broken ones out, with a warning
         say=tqdm.write,          # told when we wait for one
+        stopped=bool,            # see `wait_for`
     ):
-        self.coming, self.known, self.skip_corrupt, self.say = deque(map(Path, paths)), [], skip_corrupt, say
+        self.coming, self.known = deque(map(Path, paths)), []
+        self.skip_corrupt, self.say, self.stopped = skip_corrupt, say, stopped
         while self.coming and self.coming[0].exists(): self.take_next()
 
     def take_next(self):
@@ -384,7 +388,7 @@ class RowGroups:
     )->bool:
         "Is there such a row group? Waits for shards until that is known."
         while number >= len(self.known) and self.coming:
-            wait_for(self.coming[0], self.say)
+            wait_for(self.coming[0], self.say, self.stopped)
             self.take_next()
         return number < len(self.known)
 

@@ -172,7 +172,7 @@ def fold(
 def unfold(folded:list)->list: # inverse of `fold`
     return [((epoch, group, i[0] if isinstance(i, list) else i), i[1] if isinstance(i, list) else 0) for epoch, group, items in folded for i in items]
 
-# %% ../nbs/12_dataloader.ipynb #e60e4dd7
+# %% ../nbs/12_dataloader.ipynb #886970f7
 class PackedLoader:
     "The half of a loader that does not care where sequences come from: buffer, rows, thread and state."
     def __init__(self,
@@ -207,6 +207,8 @@ class PackedLoader:
                 raise CourseError(f"the loader's state was saved with {k} = {state.get(k)}, this run has {v}: resume with the same data and batch"
                                   + (", and with the states of all processes" if k in ("rank", "world_size") else ""))
         return state
+
+    def stopped(self)->bool: return False          # set by __iter__: nobody wants further batches
 
     # a subclass adds identity(), stream(position), fetch(keys) and change(positions), and says by least() how many tokens an epoch must have
 
@@ -250,11 +252,12 @@ class PackedLoader:
         pin = self.rt.device.type == "cuda"
         batches = self.pinned() if pin else self.batches()
         ahead = Prefetcher(batches, self.prefetch) if self.prefetch else batches
+        if self.prefetch: self.stopped = ahead.stop.is_set
         try:
             for x, y, state in ahead: yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
         finally: ahead.close()
 
-# %% ../nbs/12_dataloader.ipynb #daf0b928
+# %% ../nbs/12_dataloader.ipynb #82149575
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -274,14 +277,13 @@ class DataLoader(PackedLoader):
     ):
         self.tokenizer, self.num_threads, self.skip_corrupt = tokenizer, num_threads, skip_corrupt
         self.split, self.name = split, f"the {split} split of {corpus_dir}"
-        self.groups = RowGroups(list_shards(corpus_dir, split), skip_corrupt, rt.print)
+        self.groups = RowGroups(list_shards(corpus_dir, split), skip_corrupt, rt.print, lambda: self.stopped())
         self.left, self.changed = [], -1                       # what was left in the epoch in which the number of processes changed
         if not self.groups.has(rt.world_size - 1):
             raise CourseError(f"{self.name} has {len(self.groups)} row groups for {rt.world_size} processes: use fewer processes, or a corpus with more shards")
-        self.documents = announced(corpus_dir)                 # of a download, whether it is complete or not
-        first = self.groups[0][0]
-        counted = [n for path, _, n in self.groups.known if not self.documents or path == first]
-        self.documents = self.documents or sum(counted)
+        name, first = announced(corpus_dir), self.groups[0][0] # of a download, whether it is complete or not
+        counted = [n for path, _, n in self.groups.known if not name or path == first]
+        self.documents = name or sum(counted)
         buffer_size = min(buffer_size, max(1, sum(counted[rt.rank::rt.world_size]) // 2))            # no document twice in the buffer
         super().__init__(batch_size, seq_len, rt, state=state, bos=tokenizer.bos, buffer_size=buffer_size, epochs=epochs, prefetch=prefetch)
 
