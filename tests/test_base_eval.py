@@ -2,7 +2,7 @@
 import json, os, shutil, subprocess, sys
 from types import SimpleNamespace
 import pytest, torch
-from nanochat_course.base_eval import BaseEvalConfig, Recorder, base_eval
+from nanochat_course.base_eval import BaseEvalConfig, Recorder, base_eval, core_tasks
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, load_result
 from nanochat_course.corpus import make_corpus
@@ -60,6 +60,17 @@ def test_a_bundle_in_its_place_is_used_and_named_core(world):
     assert "core" in base_eval(BaseEvalConfig(eval="core", **QUICK))
     shutil.rmtree(world.path / "eval_bundle")
     with pytest.raises(CourseError, match="no CORE bundle"): base_eval(BaseEvalConfig(eval="core", core_bundle=str(world.path / "none"), **QUICK))
+
+
+def test_core_is_required_or_left_alone(world, monkeypatch):
+    "Without the flag nobody is asked for the bundle; with it there is no falling back."
+    monkeypatch.setenv("NANOCHAT_COURSE_CORE_URL", "http://127.0.0.1:9/eval_bundle.zip")
+    assert "mini_core" in base_eval(BaseEvalConfig(eval="core", **QUICK))
+    with pytest.raises(CourseError, match="no CORE bundle: .*put the file at .*eval_bundle.zip yourself"): core_tasks(BaseEvalConfig(require_core=True), attempts=1)
+    shutil.make_archive(world.path / "eval_bundle", "zip", builtin_bundle(world.path / "made" / "eval_bundle", 4).parent)
+    for config in (dict(require_core=True), {}, dict(core_bundle=str(world.path / "eval_bundle.zip"))):
+        assert "core" in base_eval(BaseEvalConfig(eval="core", **QUICK, **config))
+        shutil.rmtree(world.path / "eval_bundle")                                              # made again from the archive
 
 
 def test_parts(world):
