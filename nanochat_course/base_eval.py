@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'BaseEvalConfig', 'Recorder', 'split_bpb', 'judge_bpb', 'core_tasks', 'judge_core', 'judge_samples',
-           'base_eval', 'main']
+           'base_eval', 'GPT2', 'judge_gpt2', 'main']
 
-# %% ../nbs/65_base_eval.ipynb #c00556fc
+# %% ../nbs/65_base_eval.ipynb #620288ea
 import tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
+import torch
 from .checkpoint import checkpoint_dir, load_model
 from .common import CourseError, Runtime, base_dir, corpus_dir, run_main, runtime, save_result
 from .dataloader import DataLoader
 from .evaluation import builtin_bundle, evaluate_bpb, evaluate_core, get_bundle, reference_lines, sample_texts
 from .mid_train import find_tag
+from .tokenizer import Tokenizer
 
-# %% ../nbs/65_base_eval.ipynb #456dc8d9
+# %% ../nbs/65_base_eval.ipynb #be0eb9b0
 PROMPTS = ("The cat sat on the", "Return the number of", "This function returns", "The capital of France is", "If x is negative, then")
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class BaseEvalConfig:
     split_tokens:int=-1            # tokens of each split for bits per byte; -1: 131,072 on a CPU, 20,971,520 on a GPU
     core_bundle:str=""             # nanochat's eval_bundle, folder or zip; empty: eval_bundle under the base directory, if it is there
     require_core:bool=False        # CORE or nothing: get the bundle if it is not there, never use the small tasks made by code
+    gpt2:str=""                    # folder of a GPT-2 by `transformers`: judge that on CORE, and nothing else
     max_per_task:int=-1            # items per CORE task, examples among them; -1: 100 on a CPU, all on a GPU
     max_tokens:int=32              # length of a sample
     device:str=""                  # cpu, cuda, mps; empty: the best there is
@@ -59,7 +62,7 @@ def split_bpb(
     bpb = evaluate_bpb(model, seen, max(1, tokens // (rows * T * rt.world_size)), tokenizer.token_bytes(), rt)
     return bpb, seen.ids
 
-# %% ../nbs/65_base_eval.ipynb #61a672ed
+# %% ../nbs/65_base_eval.ipynb #c68a6063
 def _numbers(d, digits): return " | ".join(f"{k} {v:.{digits}f}" for k, v in d.items())
 
 def judge_bpb(
@@ -114,6 +117,7 @@ def base_eval(
     config:BaseEvalConfig,
 )->dict:                   # metrics
     "Judge a base model: bits per byte beside reference lines, CORE, samples."
+    if config.gpt2: return judge_gpt2(config)
     start, wanted = time.time(), [w for w in config.eval.split(",") if w]
     if bad := set(wanted) - {"bpb", "core", "sample"}: raise CourseError(f"cannot evaluate {', '.join(sorted(bad))}: use bpb, core, sample")
     with runtime(config.device, config.dtype) as rt:
@@ -128,6 +132,35 @@ def base_eval(
         rt.barrier()
         save_result("base_eval", config, rt, time.time() - start, metrics=metrics, samples=samples, tables=tables)
         return metrics
+
+# %% ../nbs/65_base_eval.ipynb #41ba8159
+class GPT2:
+    "GPT-2 from a folder of `transformers`, to be called like a model of ours."
+    def __init__(self,
+        folder,      # with config.json and model.safetensors
+        rt:Runtime,  # its device; the weights stay in float32, as published
+    ):
+        try: from transformers import GPT2LMHeadModel
+        except ImportError: raise CourseError("--gpt2 needs the package transformers: pip install transformers") from None
+        if not (Path(folder) / "model.safetensors").exists():
+            raise CourseError(f"{folder} holds no model.safetensors: give the folder of a GPT-2 that transformers has saved")
+        self.model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        self.model.to(rt.device).eval()
+        self.max_seq_len = self.model.config.n_positions      # it has learned a vector for each position, and no more
+
+    def __call__(self,
+        ids,         # (B, T)
+    ):               # (B, T, vocab_size) logits
+        return self.model(ids, use_cache=False).logits
+
+def judge_gpt2(
+    config:BaseEvalConfig,
+)->dict:                   # metrics
+    "CORE of a published model: a test of the judge."
+    with runtime(config.device, config.dtype) as rt:
+        folder = Path(config.gpt2).expanduser()
+        model, tokenizer = GPT2(folder, rt), Tokenizer.from_gpt2(folder / "merges.txt", folder / "vocab.json")
+        return judge_core(model, tokenizer, config, rt)[0]
 
 # %% ../nbs/65_base_eval.ipynb #752cb8f9
 def main(): run_main(base_eval, BaseEvalConfig)

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ROLE', 'LINK', 'LITERAL', 'BOLD', 'FIELD', 'DIRECTIVE', 'RULER', 'TAG', 'HEADING', 'ADMONITIONS', 'SKIP', 'HEARTBEAT',
-           'PATIENCE', 'HUB', 'TEXT_SUFFIXES', 'SHARD_CHARS', 'CHARS_PER_TOKEN', 'indent', 'clean_inline',
-           'clean_docstring', 'show_signature', 'module_documents', 'attached_documents', 'python_sources',
-           'file_documents', 'builtin_documents', 'normal', 'deduplicate', 'docstring_documents', 'write_shard',
-           'write_corpus', 'arriving', 'wait_for', 'why_late', 'read_corpus', 'shard_names', 'announced', 'list_shards',
-           'check_shard', 'RowGroups', 'read_row_group', 'documents', 'read_text', 'split_text', 'read_jsonl',
-           'read_source', 'Linked', 'body_range', 'write_body', 'receive', 'pause_asked', 'download', 'shards_for',
-           'hub_address', 'fetch', 'download_corpus', 'count_documents', 'fingerprint', 'full_source', 'corpus_folder',
-           'remove_leftovers', 'make_corpus', 'docstring_records', 'CorpusConfig', 'corpus', 'main']
+           'PATIENCE', 'DOWNLOAD_LOCK', 'HUB', 'TEXT_SUFFIXES', 'SHARD_CHARS', 'CHARS_PER_TOKEN', 'indent',
+           'clean_inline', 'clean_docstring', 'show_signature', 'module_documents', 'attached_documents',
+           'python_sources', 'file_documents', 'builtin_documents', 'normal', 'deduplicate', 'docstring_documents',
+           'write_shard', 'write_corpus', 'arriving', 'wait_for', 'why_late', 'read_corpus', 'shard_names', 'announced',
+           'list_shards', 'check_shard', 'RowGroups', 'read_row_group', 'documents', 'read_text', 'split_text',
+           'read_jsonl', 'read_source', 'Linked', 'body_range', 'write_body', 'receive', 'pause_asked', 'download',
+           'shards_for', 'hub_address', 'fetch', 'download_corpus', 'count_documents', 'fingerprint', 'full_source',
+           'corpus_folder', 'remove_leftovers', 'make_corpus', 'docstring_records', 'CorpusConfig', 'corpus', 'main']
 
 # %% ../nbs/11_corpus.ipynb #457a0129
 import ast, errno, gc, glob, hashlib, http.client, inspect, itertools, json, math, multiprocessing, os, random, re, shlex, shutil, sys, sysconfig, time, warnings
@@ -261,8 +261,9 @@ def write_corpus(
         write_shard(Path(out_dir) / f"shard_{i:05d}.parquet", texts[a:b], rows=min(1024, max(1, -(-(b - a) // 16))))
     return dict(documents=len(texts), bytes=size, words=sum(len(t.split()) for t in texts), shards=num_shards, validation_documents=bounds[-1] - bounds[-2])
 
-# %% ../nbs/11_corpus.ipynb #5bb5c266
+# %% ../nbs/11_corpus.ipynb #73a807c0
 HEARTBEAT, PATIENCE = ".download", 60.   # file that a download touches every second; seconds without that until it counts as dead
+DOWNLOAD_LOCK = ".download.lock"         # held by the process that downloads, so that there is only one
 
 def arriving(
     corpus_dir,    # folder of shards
@@ -614,7 +615,7 @@ def shards_for(
     "How many of the hub's shards a run needs."
     return max(1, math.ceil(1.1 * tokens * CHARS_PER_TOKEN / SHARD_CHARS))
 
-# %% ../nbs/11_corpus.ipynb #dc1bb681
+# %% ../nbs/11_corpus.ipynb #7cce7456
 def hub_address(
     name:str,        # "climbmix" or "fineweb-edu"
 )->str:              # where its files lie
@@ -654,7 +655,7 @@ def download_corpus(
     if not 1 <= num_shards <= last:
         raise CourseError(f"{name} has {last} training shards: ask for 1 to {last}, not {num_shards}")
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / ".download.lock", "download"):
+    with alone(folder / DOWNLOAD_LOCK, "download"):
         made, start = dict(shards=num_shards + 1, request=request), time.time()
         names = shard_names(made)
         write_json(folder / "corpus.json", made)
