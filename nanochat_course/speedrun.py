@@ -6,8 +6,8 @@
 __all__ = ['PRESETS', 'ORDER', 'GPUS', 'SINGLE', 'CHECKPOINTS', 'WATCHING', 'choose_preset', 'count_gpus', 'why_so_few',
            'override', 'parse_flag', 'torchrun', 'command_line', 'stage_config', 'ledger_path', 'read_ledger',
            'fingerprint', 'plan_stages', 'lost_summaries', 'keep_aside', 'set_aside', 'run_stage', 'corpus_flags',
-           'enough_text', 'rest_of_the_text', 'is_held', 'get_core', 'SpeedrunConfig', 'begin', 'ending', 'do_stage',
-           'do_or_skip', 'run_stages', 'speedrun', 'main']
+           'enough_text', 'rest_of_the_text', 'wait_for_text', 'is_held', 'get_core', 'SpeedrunConfig', 'begin',
+           'ending', 'do_stage', 'do_or_skip', 'run_stages', 'speedrun', 'main']
 
 # %% ../nbs/72_speedrun.ipynb #e1d3a79e
 import contextlib, difflib, hashlib, importlib, io, json, os, re, shutil, signal, subprocess, sys, tempfile, time
@@ -280,7 +280,7 @@ def corpus_flags(
     p = base_plan(stage_config("base_train", preset.get("base_train", {})), vocab_size)
     return dict(flags, num_shards=min(HUB[source][1], shards_for(p.tokens)))
 
-# %% ../nbs/72_speedrun.ipynb #ff86a761
+# %% ../nbs/72_speedrun.ipynb #b2d5e1f3
 def enough_text(
     flags:dict,    # from `corpus_flags`
 )->bool:
@@ -292,6 +292,7 @@ def enough_text(
 @contextlib.contextmanager
 def rest_of_the_text(
     flags:dict,    # from `corpus_flags`
+    to_the_end:bool=False, # wait for it after the block
 ):                 # yields the process, or None if there is nothing to do
     "While the block runs, a process downloads the shards that were announced and have not come."
     source = flags.get("source")
@@ -304,10 +305,23 @@ def rest_of_the_text(
     with open(folder / "download.log", "w") as log:
         process = subprocess.Popen(command_line("corpus", wanted), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     print(f"{len(missing)} of {len(names)} shards are downloaded meanwhile; {log.name} says how it goes", flush=True)
-    try: yield process
+    try:
+        yield process
+        if to_the_end: wait_for_text(process, log.name)
     finally:
         process.terminate()
         process.wait()
+
+def wait_for_text(
+    process:subprocess.Popen, # that downloads
+    log:str,                  # file with its output
+):
+    "Wait for the end of a download. Raises `CourseError` with its last line if it fails."
+    if process.poll() is None: print("waiting for the rest of the text", flush=True)
+    if not process.wait(): return
+    lines = Path(log).read_text(encoding="utf-8", errors="replace").split("\n")
+    said = next((line for line in reversed(lines) if line.strip()), "nothing")
+    raise CourseError(f"the download of the text ended with status {process.returncode} ({said.removeprefix('error: ')}): the same command goes on from there")
 
 def is_held(
     path,          # a lock's file
@@ -319,16 +333,14 @@ def is_held(
 
 def get_core(
     rows:list,     # from `plan_stages`
-    until:str,     # the last stage that is asked for; empty: all
 ):
     "Get the tasks of CORE if a stage that is still to come requires them. Raises `CourseError` if they cannot be had."
-    last = until or ORDER[-1]
-    for row in rows[:ORDER.index(last) + 1]:
+    for row in rows:
         if row["stage"] != "base_eval" or row["finished"]: continue
         config = stage_config("base_eval", row["flags"])
         if config.require_core and "core" in config.eval.split(","): print(f"CORE: its tasks are in {core_tasks(config)}", flush=True)
 
-# %% ../nbs/72_speedrun.ipynb #e4b0f76a
+# %% ../nbs/72_speedrun.ipynb #0d39662b
 @dataclass(frozen=True)
 class SpeedrunConfig:
     "Run the whole course, from text to a chat model and a report."
@@ -409,15 +421,15 @@ def run_stages(
     "Everything that is not finished, in order, up to the stage that was asked for."
     ledger = {} if config.fresh else read_ledger()
     rows = plan_stages(preset, ledger)
-    get_core(rows, config.until)
+    get_core(rows)
     with contextlib.ExitStack() as beside:
         for number, row in enumerate(rows, 1):
             stage, title = row["stage"], f"[{number}/{len(rows)}] {row['stage']}"
             row["set"] = {s.partition("=")[0]: s.partition("=")[2] for s in config.set if s.startswith(f"{stage}.")}
             if stage == "corpus": row["flags"] = corpus_flags(preset)
             do_or_skip(row, ledger, title, nproc, lock)
+            if stage == "corpus": beside.enter_context(rest_of_the_text(row["flags"], config.until in SINGLE))
             if stage == config.until: break
-            if stage == "corpus": beside.enter_context(rest_of_the_text(row["flags"]))
     return sum(ledger.get(stage, {}).get("seconds", 0.) for stage in ORDER)
 
 def speedrun(config:SpeedrunConfig):

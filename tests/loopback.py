@@ -42,7 +42,7 @@ def whole(payload, etag='"v1"'): return answer(200, payload, ETag=etag, Content_
 class Shards(Raw):
     "A hub whose training shards differ from each other; each is held back until it is released."
     def __init__(self, folder, count=6):
-        self.bodies, self.open, self.order = {}, {}, []
+        self.bodies, self.open, self.order, self.gone = {}, {}, [], set()
         for i in [*range(count), 6542]:
             name, rng = f"shard_{i:05d}.parquet", random.Random(i)
             write_shard(folder / name, [f"shard {i}, document {k}: {rng.random()}" for k in range(60)], 20)
@@ -50,6 +50,7 @@ class Shards(Raw):
         def send(handler):
             name = handler.path.rpartition("/")[2]
             self.open[name].wait(30)
+            if name in self.gone: return answer(404)(handler)
             self.order.append(name)
             whole(self.bodies[name])(handler)
         super().__init__(send)

@@ -479,6 +479,21 @@ def test_a_part_from_elsewhere_is_not_believed(tmp_path, payload, content_range)
     assert path.read_bytes() == payload and len(hub.seen) == 3 and "Range" not in hub.seen[2]
 
 
+def test_a_size_that_is_a_lie(tmp_path, payload):
+    "It announces half of what it has: the bytes are all there, the footer is not."
+    with Raw(answer(200, payload, ETag='"v1"', Content_Length=str(len(payload) // 2)), whole(payload)) as hub:
+        assert download(hub.url + "/s", tmp_path / "s.parquet", wait=.01).read_bytes() == payload
+    assert len(hub.seen) == 2 and "Range" not in hub.seen[1]
+
+
+def test_a_rest_that_is_garbage(tmp_path, payload):
+    "Right place, right version, right length, wrong bytes."
+    half, n = len(payload) // 2, len(payload)
+    rest = answer(206, b"x" * (n - half), ETag='"v1"', Content_Range=f"bytes {half}-{n - 1}/{n}", Content_Length=str(n - half))
+    with Raw(first_half(payload), rest, whole(payload)) as hub: path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert path.read_bytes() == payload and len(hub.seen) == 3 and "Range" not in hub.seen[2]
+
+
 def test_a_total_that_is_not_told(tmp_path, payload):
     "`bytes 5-9/*` is allowed: the range itself says where the body ends."
     half, n = len(payload) // 2, len(payload)

@@ -409,21 +409,19 @@ def test_small_presets_ask_the_net_for_nothing():
 
 
 def test_core_is_asked_for_before_anything_is_done(tmp_path, monkeypatch):
-    "Without a net a run that must end with CORE ends at once; the file brought by hand will do, and stages that come before need none."
+    "Without a net a run that must end with CORE ends at once; the file brought by hand will do."
     import shutil
     from nanochat_course.evaluation import builtin_bundle
     monkeypatch.setenv("NANOCHAT_COURSE_CORE_URL", "http://127.0.0.1:9/eval_bundle.zip")
     script = SCRIPT.replace('"tok_train"]', '"tok_train", "base_eval"]')
     command = ("--set", "base_eval.require_core=true")
-    assert run(tmp_path, DONE, "--until", "tok_train", *command, script=script)[0] == 0
-    (tmp_path / "files" / "calls.txt").unlink()
     patient = script.replace("run_main(", "e = s.core_tasks; s.core_tasks = lambda config: e(config, attempts=1)\nrun_main(")
-    status, out, err = run(tmp_path, DONE, *command, script=patient)
+    status, out, err = run(tmp_path, DONE, "--until", "tok_train", *command, script=patient)      # a machine is prepared before it costs money
     assert status == 2 and re.search(r"error: no CORE bundle: .* or put the file at .*/eval_bundle.zip yourself\n$", err) and err.count("\n") == 1
     assert not (tmp_path / "files" / "calls.txt").exists()
     shutil.make_archive(tmp_path / "files" / "eval_bundle", "zip", builtin_bundle(tmp_path / "made" / "eval_bundle", 4).parent)
     status, out, err = run(tmp_path, DONE, *command, script=patient)
-    assert status == 0 and "CORE: its tasks are in" in out and (tmp_path / "files" / "calls.txt").read_text().split() == ["base_eval"]
+    assert status == 0 and "CORE: its tasks are in" in out and (tmp_path / "files" / "calls.txt").read_text().split() == ["corpus", "tok_train", "base_eval"]
     assert "CORE: its tasks" not in run(tmp_path, DONE, *command, script=patient)[1]                    # finished: not asked again
 
 
@@ -477,3 +475,22 @@ def test_text_arrives_while_the_stages_run(tmp_path, monkeypatch):
         assert status == 0 and "[1/2] corpus: finished earlier" in out, err
         assert seen.read_text().split("\n")[:-1] == [f"shard {i}, document {k}" for i in range(6) for k in range(60)]
         assert read_json(corpus / "corpus.json")["documents"] == 420
+
+
+def test_a_machine_is_prepared_with_all_of_its_text(tmp_path, monkeypatch):
+    "`--until corpus` and `--until tok_train` wait for the last shard, and say why it does not come."
+    from loopback import Shards
+    script = LATE.replace("first_shards=2", "first_shards=5")
+    (tmp_path / "made").mkdir()
+    with Shards(tmp_path / "made") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.release(0, 1, 2, 3, 4, 6542)
+        hub.gone.add("shard_00005.parquet")
+        first = run(tmp_path, READER, "--until", "corpus", wait=False, script=script)
+        while "waiting for the rest of the text" not in first.stdout.readline(): assert first.poll() is None
+        hub.release(5)
+        out, err = first.communicate(timeout=100)
+        assert first.returncode == 2 and re.search(r"download of the text ended with status 2 \(.*HTTP 404.*\): the same command goes on", err) and err.count("\n") == 1
+        hub.gone.clear()
+        status, out, err = run(tmp_path, READER, "--until", "corpus", script=script)
+        assert status == 0 and read_json(tmp_path / "files" / "data" / "climbmix" / "corpus.json")["documents"] == 420
