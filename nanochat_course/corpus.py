@@ -261,7 +261,7 @@ def write_corpus(
         write_shard(Path(out_dir) / f"shard_{i:05d}.parquet", texts[a:b], rows=min(1024, max(1, -(-(b - a) // 16))))
     return dict(documents=len(texts), bytes=size, words=sum(len(t.split()) for t in texts), shards=num_shards, validation_documents=bounds[-1] - bounds[-2])
 
-# %% ../nbs/11_corpus.ipynb #73a807c0
+# %% ../nbs/11_corpus.ipynb #32216a2d
 HEARTBEAT, PATIENCE = ".download", 60.   # file that a download touches every second; seconds without that until it counts as dead
 DOWNLOAD_LOCK = ".download.lock"         # held by the process that downloads, so that there is only one
 
@@ -279,7 +279,7 @@ def wait_for(
 ):
     "Wait until a shard has come. Raises `CourseError` when nobody is downloading any more."
     path = Path(path)
-    if not path.exists(): say(f"waiting for {path.name} of {path.parent}, which is still being downloaded")
+    if not path.exists(): say(f"waiting for {path.name}, which is still being downloaded")
     while not path.exists():
         if stopped(): raise CourseError(f"stopped while waiting for {path.name}")
         if not arriving(path.parent) and not path.exists(): raise CourseError(why_late(path))   # it may have come in between
@@ -294,10 +294,10 @@ def why_late(
     words = [line.strip() for line in lines if line.strip()]
     said = f" ({log} ends with: {words[-1][:300]})" if words else ""
     command = f"python -m nanochat_course.corpus --source {request.get('source')} --num-shards {request.get('num_shards')}"
-    return (f"{path.name} of {path.parent} has not come, and nobody is downloading any more{said}: "
+    return (f"{path.name} of {path.parent} is not here, and nobody is downloading it{said}: "
             f"start the speedrun again, or {command}; it goes on where it stopped")
 
-# %% ../nbs/11_corpus.ipynb #77282ae9
+# %% ../nbs/11_corpus.ipynb #d2f49cbe
 HUB = {"climbmix": ("karpathy/climbmix-400b-shuffle", 6542), "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822)}  # repository, last shard
 
 def read_corpus(
@@ -337,6 +337,7 @@ def list_shards(
     if (Path(corpus_dir) / "corpus.json").exists():
         shards = [Path(corpus_dir) / name for name in shard_names(read_corpus(corpus_dir))]
         missing = [] if arriving(corpus_dir) else [p.name for p in shards if not p.exists()]
+        if missing and announced(corpus_dir): raise CourseError(why_late(Path(corpus_dir) / missing[0]))
         if missing:
             raise CourseError(f"{corpus_dir} should hold {len(shards)} shards, and {', '.join(missing[:3])}{' …' if missing[3:] else ''} "
                               f"{'are' if missing[1:] else 'is'} gone: make the corpus again with python -m nanochat_course.corpus")

@@ -461,7 +461,7 @@ def test_text_arrives_while_the_stages_run(tmp_path, monkeypatch):
         os.utime(corpus / ".download", (0, 0))                                     # a minute passes
         out, err = first.communicate(timeout=100)
         assert first.returncode == 2 and "4 of 7 shards are downloaded meanwhile" in out
-        assert "error: shard_00002.parquet of" in err and "nobody is downloading any more" in err and "tok_train ended with status 2" in err
+        assert "error: shard_00002.parquet of" in err and "nobody is downloading it" in err and "tok_train ended with status 2" in err
         hub.release(2, 5)
         second = run(tmp_path, READER, wait=False, script=LATE)
         while not seen.exists() or seen.read_text().count("\n") < 240: time.sleep(.02); assert second.poll() is None
