@@ -6,13 +6,13 @@
 __all__ = ['Packer', 'fill_row', 'misfit', 'pack_rows', 'end_thread', 'Prefetcher', 'fold', 'unfold', 'PackedLoader', 'Reading',
            'DataLoader']
 
-# %% ../nbs/23_dataloader.ipynb #187bb7a2
+# %% ../nbs/23_dataloader.ipynb #a9d15e3b
 import itertools, math, queue, threading, warnings, weakref
 from bisect import bisect_right, insort
 import numpy as np, torch
 from fastcore.basics import patch
 from .common import CourseError, Runtime
-from .corpus import check_shards, list_shards, read_row_group
+from .corpus import RowGroups, announced, list_shards, read_row_group
 
 # %% ../nbs/23_dataloader.ipynb #04ee9da6
 class Packer:
@@ -213,7 +213,7 @@ def unfold(
             entries.append(((epoch, group, index), offset))
     return entries
 
-# %% ../nbs/23_dataloader.ipynb #bcbbf306
+# %% ../nbs/23_dataloader.ipynb #48a14285
 class PackedLoader:
     "The half of a loader that does not care where sequences come from: buffer, rows, thread and state."
     def __init__(self,
@@ -247,6 +247,10 @@ class PackedLoader:
             raise CourseError(f"the loader's state was saved with {k} = {state.get(k)}, this run has {v}: "
                               f"resume with the same data and batch{ranks}")
         return state
+
+    def stopped(self)->bool: # replaced by `__iter__`
+        "Whether nobody wants further batches."
+        return False
 
 # %% ../nbs/23_dataloader.ipynb #31c83cb9
 class Reading:
@@ -291,7 +295,7 @@ class Reading:
                               "use more text, or a smaller batch")
         self.whole, self.tokens = True, 0
 
-# %% ../nbs/23_dataloader.ipynb #a0fc2058
+# %% ../nbs/23_dataloader.ipynb #c06c674f
 @patch
 def next_row(self:Reading): # (inputs, targets) as from `fill_row`; None if all has been read
     "Fill the buffer, and take a row out of it."
@@ -329,12 +333,13 @@ def __iter__(self:PackedLoader):
     pin = self.rt.device.type == "cuda"
     batches = self.pinned() if pin else self.batches()
     ahead = Prefetcher(batches, self.prefetch) if self.prefetch else batches
+    if self.prefetch: self.stopped = ahead.stop.is_set
     try:
         for x, y, state in ahead:
             yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
     finally: ahead.close()
 
-# %% ../nbs/23_dataloader.ipynb #46df7822
+# %% ../nbs/23_dataloader.ipynb #eba86ab9
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,
@@ -354,14 +359,15 @@ class DataLoader(PackedLoader):
     ):
         self.tokenizer, self.num_threads, self.skip_corrupt = tokenizer, num_threads, skip_corrupt
         self.split, self.name = split, f"the {split} split of {corpus_dir}"
-        shards = list(check_shards(list_shards(corpus_dir, split), skip_corrupt))   # (path, documents per row group)
-        self.groups = [(path, g) for path, counts in shards for g in range(len(counts))]
-        counts = [n for _, counts in shards for n in counts]
-        self.documents = sum(counts)
+        shards = list_shards(corpus_dir, split)
+        self.groups = RowGroups(shards, skip_corrupt, rt.print, lambda: self.stopped())
         self.left, self.changed = [], -1      # what was left in the epoch in which the number of processes changed
-        if len(self.groups) < rt.world_size:
+        if not self.groups.has(rt.world_size - 1):
             raise CourseError(f"{self.name} has {len(self.groups)} row groups for {rt.world_size} processes: "
                               "use fewer processes, or a corpus with more shards")
+        name, first = announced(corpus_dir), self.groups[0][0]     # of a download, whether it is complete or not
+        counts = [n for path, _, n in self.groups.known if not name or path == first]
+        self.documents = name or sum(counts)
         mine = sum(counts[rt.rank::rt.world_size])
         buffer_size = min(buffer_size, max(1, mine // 2))                         # no document twice in the buffer
         super().__init__(batch_size, seq_len, rt, state=state, bos=tokenizer.bos, buffer_size=buffer_size,
@@ -378,21 +384,29 @@ class DataLoader(PackedLoader):
 
     def parts(self,
         epoch:int,            # counted from 0
-        rank:int=None,        # None: this one
-        world_size:int=None,  # None: as now
+        rank:int,             # whose parts
+        world_size:int,       # of how many ranks
     )->list:                  # of (epoch, row group, first document)
-        "What a rank reads in an epoch: every `world_size`-th row group, or what was left when their number changed."
-        whole = [(epoch, g, 0) for g in range(len(self.groups))]
-        rank = self.rt.rank if rank is None else rank
-        return (self.left if epoch == self.changed else whole)[rank::world_size or self.rt.world_size]
+        "All that a rank reads in an epoch: every `world_size`-th row group, or what was left when their number changed."
+        whole = self.left if epoch == self.changed else [(epoch, g, 0) for g in range(len(self.groups))]
+        return whole[rank::world_size]
 
-# %% ../nbs/23_dataloader.ipynb #60c953dd
+    def part(self,
+        epoch:int,            # counted from 0
+        number:int,           # which of our parts
+    )->tuple:                 # (epoch, row group, first document), or None if the epoch is over
+        "One of our parts of an epoch; waits for its shard, not for later ones."
+        place = self.rt.rank + number * self.rt.world_size
+        if epoch == self.changed: return self.left[place] if place < len(self.left) else None
+        return (epoch, place, 0) if self.groups.has(place) else None
+
+# %% ../nbs/23_dataloader.ipynb #1f23b6af
 @patch
 def read(self:DataLoader,
     group:int,           # index into `groups`
 )->list[str]:
     "The documents of one row group."
-    try: return read_row_group(*self.groups[group])
+    try: return read_row_group(*self.groups[group][:2])
     except CourseError as e:
         if not self.skip_corrupt: raise
         warnings.warn(f"skipped: {e}", stacklevel=2)
@@ -413,12 +427,13 @@ def stream(self:DataLoader,
     "Documents from `position` on: (key, ids, position after it); an epoch ends with (None, None, position)."
     epoch, part, index = position
     while self.epochs is None or epoch < self.epochs:
-        for j, (e, g, first) in enumerate(self.parts(epoch)[part:], part):
+        while here := self.part(epoch, part):
+            e, g, first = here
             texts = self.read(g)
             for a in range(max(index, first), len(texts), chunk):
                 for i, ids in enumerate(self.encode(texts[a:a + chunk]), a):
-                    yield (e, g, i), ids, (epoch, j, i + 1)
-            index = 0
+                    yield (e, g, i), ids, (epoch, part, i + 1)
+            part, index = part + 1, 0
         epoch, part = epoch + 1, 0
         yield None, None, (epoch, 0, 0)
 

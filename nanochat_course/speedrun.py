@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PRESETS', 'ORDER', 'GPUS', 'SINGLE', 'CHECKPOINTS', 'WATCHING', 'choose_preset', 'count_gpus', 'why_so_few',
            'override', 'parse_flag', 'torchrun', 'command_line', 'stage_config', 'ledger_path', 'read_ledger',
-           'fingerprint', 'plan_stages', 'lost_summaries', 'keep_aside', 'set_aside', 'run_stage', 'SpeedrunConfig',
-           'begin', 'ending', 'do_stage', 'run_stages', 'speedrun', 'main']
+           'fingerprint', 'plan_stages', 'lost_summaries', 'keep_aside', 'set_aside', 'run_stage', 'corpus_flags',
+           'enough_text', 'rest_of_the_text', 'wait_for_text', 'is_held', 'get_core', 'SpeedrunConfig', 'begin',
+           'ending', 'do_stage', 'do_or_skip', 'run_stages', 'speedrun', 'main']
 
-# %% ../nbs/52_speedrun.ipynb #b3258e67
+# %% ../nbs/52_speedrun.ipynb #e1d3a79e
 import contextlib, difflib, hashlib, importlib, io, json, os, re, shutil, signal, subprocess, sys, tempfile, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,12 @@ from typing import Annotated
 import torch, tyro
 from .common import LOCK, TRAIN_LOCK, CourseError, alone, base_dir, load_result, make_or, read_json, run_main
 from .common import sign, write_json
+from .base_eval import core_tasks
+from .base_train import base_plan
+from .corpus import DOWNLOAD_LOCK, HEARTBEAT, HUB, corpus_folder, full_source, read_corpus, shard_names, shards_for
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/52_speedrun.ipynb #d89123b3
+# %% ../nbs/52_speedrun.ipynb #7083a393
 PRESETS = {
     "tiny": dict(     # a rehearsal: every stage in seconds, learns nothing worth mentioning
         tok_train=dict(vocab_size=1024, max_chars=2_000_000),
@@ -36,21 +40,21 @@ PRESETS = {
         chat_sft=dict(model_tag="laptop"),
         chat_rl=dict(model_tag="laptop", num_iterations=72, max_new_tokens=20),
         chat_eval=dict(model_tag="laptop")),
-    "gpu": dict(      # one GPU of 24 GB or more; downloads about 2 GB of text
-        corpus=dict(source="climbmix", num_shards=24),
+    "gpu": dict(      # one GPU of 24 GB or more; downloads about 3 GB of text
+        corpus=dict(source="climbmix", first_shards=8),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
         base_train=dict(depth=12, model_tag="d12", corpus="climbmix", max_seq_len=2048, device_batch_size=16, eval_tokens=2**21, save_every=500),
-        base_eval=dict(model_tag="d12", corpus="climbmix"),
+        base_eval=dict(model_tag="d12", corpus="climbmix", require_core=True),
         mid_train=dict(model_tag="d12", corpus="climbmix", device_batch_size=4),
         chat_sft=dict(model_tag="d12", corpus="climbmix", device_batch_size=4),
         chat_rl=dict(model_tag="d12"),
         chat_eval=dict(model_tag="d12", corpus="climbmix")),
     "8xh100": dict(   # the real run
-        corpus=dict(source="climbmix", num_shards=240),
+        corpus=dict(source="climbmix", first_shards=8),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
         base_train=dict(depth=24, model_tag="d24", corpus="climbmix", max_seq_len=2048, window_pattern="SSSL", target_param_data_ratio=8.,
                         device_batch_size=16, fp8=True, eval_tokens=20 * 2**19, save_every=1000),
-        base_eval=dict(model_tag="d24", corpus="climbmix"),
+        base_eval=dict(model_tag="d24", corpus="climbmix", require_core=True),
         mid_train=dict(model_tag="d24", corpus="climbmix", device_batch_size=1),
         chat_sft=dict(model_tag="d24", corpus="climbmix", device_batch_size=1),
         chat_rl=dict(model_tag="d24"),
@@ -174,7 +178,7 @@ def stage_config(
     name = next(n for n in vars(module) if n.lower() == stage.replace("_", "") + "config")
     return getattr(module, name)(**flags)
 
-# %% ../nbs/52_speedrun.ipynb #b68ea9cf
+# %% ../nbs/52_speedrun.ipynb #e316dc06
 def ledger_path()->Path: return base_dir() / "report" / "speedrun.json"
 
 def read_ledger()->dict: # stage -> dict(started, spent, set), with fingerprint and seconds if it has finished
@@ -183,7 +187,7 @@ def read_ledger()->dict: # stage -> dict(started, spent, set), with fingerprint 
     sound = lambda e: isinstance(e, dict) and all(isinstance(e.get(k, 0.), (int, float)) for k in ("seconds", "spent"))
     return {stage: entry for stage, entry in read_json(ledger_path()).items() if stage in ORDER and sound(entry)}
 
-WATCHING = ("tracker", "run")        # flags that do not change what a stage makes
+WATCHING = ("tracker", "run", "first_shards")   # flags that do not change what a stage makes
 
 def fingerprint(
     stage:str,         # module name
@@ -264,7 +268,79 @@ def run_stage(
     finally:
         for s, handler in {**old, signal.SIGHUP: hangup}.items(): signal.signal(s, handler)
 
-# %% ../nbs/52_speedrun.ipynb #72099a2c
+# %% ../nbs/52_speedrun.ipynb #217e4a1b
+def corpus_flags(
+    preset:dict,   # stage -> flags
+)->dict:           # of the corpus stage, `num_shards` among them if it is a download
+    "The corpus stage's flags, with as many shards as pretraining will read."
+    flags = preset.get("corpus", {})
+    source = flags.get("source")
+    if source not in HUB or flags.get("num_shards"): return flags
+    vocab_size = stage_config("tok_train", preset.get("tok_train", {})).vocab_size
+    p = base_plan(stage_config("base_train", preset.get("base_train", {})), vocab_size)
+    return dict(flags, num_shards=min(HUB[source][1], shards_for(p.tokens)))
+
+# %% ../nbs/52_speedrun.ipynb #b2d5e1f3
+def enough_text(
+    flags:dict,    # from `corpus_flags`
+)->bool:
+    "Has a finished corpus stage announced what is needed now? True for text that is no download."
+    if flags.get("source") not in HUB: return True
+    folder = corpus_folder(full_source(flags["source"]), flags.get("out_dir", ""))
+    return (folder / "corpus.json").exists() and read_corpus(folder)["shards"] > flags["num_shards"]
+
+@contextlib.contextmanager
+def rest_of_the_text(
+    flags:dict,    # from `corpus_flags`
+    to_the_end:bool=False, # wait for it after the block
+):                 # yields the process, or None if there is nothing to do
+    "While the block runs, a process downloads the shards that were announced and have not come."
+    source = flags.get("source")
+    folder = corpus_folder(full_source(source), flags.get("out_dir", "")) if source in HUB else None
+    names = shard_names(read_corpus(folder)) if folder and (folder / "corpus.json").exists() else []
+    missing = [name for name in names if not (folder / name).exists()]
+    if not missing or is_held(folder / DOWNLOAD_LOCK): yield None; return
+    (folder / HEARTBEAT).touch()                                       # readers may come before its first sign of life
+    wanted = dict(source=source, out_dir=str(folder), num_shards=len(names) - 1)
+    with open(folder / "download.log", "w") as log:
+        process = subprocess.Popen(command_line("corpus", wanted), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    print(f"{len(missing)} of {len(names)} shards are downloaded meanwhile; {log.name} says how it goes", flush=True)
+    try:
+        yield process
+        if to_the_end: wait_for_text(process, log.name)
+    finally:
+        process.terminate()
+        process.wait()
+
+def wait_for_text(
+    process:subprocess.Popen, # that downloads
+    log:str,                  # file with its output
+):
+    "Wait for the end of a download. Raises `CourseError` with its last line if it fails."
+    if process.poll() is None: print("waiting for the rest of the text", flush=True)
+    if not process.wait(): return
+    lines = Path(log).read_text(encoding="utf-8", errors="replace").split("\n")
+    said = next((line for line in reversed(lines) if line.strip()), "nothing")
+    raise CourseError(f"the download of the text ended with status {process.returncode} ({said.removeprefix('error: ')}): the same command goes on from there")
+
+def is_held(
+    path,          # a lock's file
+)->bool:
+    "Does another process hold this lock?"
+    try:
+        with alone(path, "speedrun"): return False
+    except CourseError: return True
+
+def get_core(
+    rows:list,     # from `plan_stages`
+):
+    "Get the tasks of CORE if a stage that is still to come requires them. Raises `CourseError` if they cannot be had."
+    for row in rows:
+        if row["stage"] != "base_eval" or row["finished"]: continue
+        config = stage_config("base_eval", row["flags"])
+        if config.require_core and "core" in config.eval.split(","): print(f"CORE: its tasks are in {core_tasks(config)}", flush=True)
+
+# %% ../nbs/52_speedrun.ipynb #0d39662b
 @dataclass(frozen=True)
 class SpeedrunConfig:
     "Run the whole course, from text to a chat model and a report."
@@ -324,6 +400,18 @@ def do_stage(
     if status: raise ending(stage, status, asked, words)
     if asked: raise KeyboardInterrupt
 
+def do_or_skip(
+    row:dict, ledger:dict, title:str, nproc:int, lock,   # as in `do_stage`
+):
+    "Run a stage, unless it has finished and all that it left is still there."
+    stage = row["stage"]
+    if row["finished"] and stage == "corpus" and not enough_text(row["flags"]): row["finished"] = False
+    if row["finished"] and not lost_summaries(stage, row["flags"]):
+        print(f"{title}: finished earlier, in {minutes(ledger[stage].get('seconds', 0.))}", flush=True)
+        return
+    if row["finished"]: print(f"{title}: finished earlier, but its summary is gone", flush=True)
+    do_stage(row, ledger, title, nproc, lock)
+
 def run_stages(
     config:SpeedrunConfig,
     preset:dict,    # stage -> flags
@@ -333,15 +421,15 @@ def run_stages(
     "Everything that is not finished, in order, up to the stage that was asked for."
     ledger = {} if config.fresh else read_ledger()
     rows = plan_stages(preset, ledger)
-    for number, row in enumerate(rows, 1):
-        stage, title = row["stage"], f"[{number}/{len(rows)}] {row['stage']}"
-        row["set"] = {s.partition("=")[0]: s.partition("=")[2] for s in config.set if s.startswith(f"{stage}.")}
-        if row["finished"] and not lost_summaries(stage, row["flags"]):
-            print(f"{title}: finished earlier, in {minutes(ledger[stage].get('seconds', 0.))}", flush=True)
-        else:
-            if row["finished"]: print(f"{title}: finished earlier, but its summary is gone", flush=True)
-            do_stage(row, ledger, title, nproc, lock)
-        if stage == config.until: break
+    get_core(rows)
+    with contextlib.ExitStack() as beside:
+        for number, row in enumerate(rows, 1):
+            stage, title = row["stage"], f"[{number}/{len(rows)}] {row['stage']}"
+            row["set"] = {s.partition("=")[0]: s.partition("=")[2] for s in config.set if s.startswith(f"{stage}.")}
+            if stage == "corpus": row["flags"] = corpus_flags(preset)
+            do_or_skip(row, ledger, title, nproc, lock)
+            if stage == "corpus": beside.enter_context(rest_of_the_text(row["flags"], config.until in SINGLE))
+            if stage == config.until: break
     return sum(ledger.get(stage, {}).get("seconds", 0.) for stage in ORDER)
 
 def speedrun(config:SpeedrunConfig):

@@ -379,3 +379,118 @@ def test_stages_wait_without_spinning_unless_told_otherwise(monkeypatch, tmp_pat
     assert policy() == "PASSIVE"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert policy() == "ACTIVE"
+
+
+# what comes from the net
+
+def test_pretraining_decides_how_much_text_is_downloaded():
+    from nanochat_course.plan import PlanConfig, planned, storage
+    for name in ("gpu", "8xh100"):
+        flags, tokens = S.corpus_flags(S.PRESETS[name]), planned(PlanConfig(preset=name)).tokens
+        assert (flags["num_shards"] - 1) * 250e6 < 1.1 * 4.75 * tokens <= flags["num_shards"] * 250e6
+        assert storage(planned(PlanConfig(preset=name)))["shards"] == flags["num_shards"] + 1
+    more = lambda *settings: S.corpus_flags(S.override(S.PRESETS["gpu"], settings))["num_shards"]
+    assert more("base_train.depth=20") > more() == more("base_train.target-tokens=-1") and more("base_train.target_tokens=5.3e7") == 2
+    assert more("corpus.num_shards=3") == 3 and more("base_train.target_tokens=1e13") == 6542
+    assert S.corpus_flags(S.PRESETS["laptop"]) == {} and S.corpus_flags(S.override(S.PRESETS["tiny"], ("corpus.source=a.txt",))) == dict(source="a.txt")
+
+
+def test_more_text_does_not_make_the_tokenizer_old():
+    marks = lambda *settings: [r["fingerprint"] for r in S.plan_stages(S.override(S.PRESETS["gpu"], settings), {})]
+    assert marks()[:2] == marks("base_train.depth=20", "corpus.first_shards=2")[:2] and marks()[2] != marks("base_train.depth=20")[2]
+    assert marks()[0] != marks("corpus.num_shards=3")[0]
+
+
+def test_small_presets_ask_the_net_for_nothing():
+    for name in ("tiny", "laptop"):
+        assert "source" not in S.PRESETS[name].get("corpus", {}) and S.stage_config("corpus", {}).source == "docstrings"
+        assert not S.stage_config("base_eval", S.PRESETS[name]["base_eval"]).require_core
+    for name in ("gpu", "8xh100"): assert S.stage_config("base_eval", S.PRESETS[name]["base_eval"]).require_core
+
+
+def test_core_is_asked_for_before_anything_is_done(tmp_path, monkeypatch):
+    "Without a net a run that must end with CORE ends at once; the file brought by hand will do."
+    import shutil
+    from nanochat_course.evaluation import builtin_bundle
+    monkeypatch.setenv("NANOCHAT_COURSE_CORE_URL", "http://127.0.0.1:9/eval_bundle.zip")
+    script = SCRIPT.replace('"tok_train"]', '"tok_train", "base_eval"]')
+    command = ("--set", "base_eval.require_core=true")
+    patient = script.replace("run_main(", "e = s.core_tasks; s.core_tasks = lambda config: e(config, attempts=1)\nrun_main(")
+    status, out, err = run(tmp_path, DONE, "--until", "tok_train", *command, script=patient)      # a machine is prepared before it costs money
+    assert status == 2 and re.search(r"error: no CORE bundle: .* or put the file at .*/eval_bundle.zip yourself\n$", err) and err.count("\n") == 1
+    assert not (tmp_path / "files" / "calls.txt").exists()
+    shutil.make_archive(tmp_path / "files" / "eval_bundle", "zip", builtin_bundle(tmp_path / "made" / "eval_bundle", 4).parent)
+    status, out, err = run(tmp_path, DONE, *command, script=patient)
+    assert status == 0 and "CORE: its tasks are in" in out and (tmp_path / "files" / "calls.txt").read_text().split() == ["corpus", "tok_train", "base_eval"]
+    assert "CORE: its tasks" not in run(tmp_path, DONE, *command, script=patient)[1]                    # finished: not asked again
+
+
+LATE = """
+import sys, nanochat_course.speedrun as s
+s.ORDER, real = ["corpus", "tok_train"], s.command_line
+s.command_line = lambda stage, flags, nproc=1: real(stage, flags) if stage == "corpus" else [sys.executable, {stage!r}]
+s.PRESETS["late"] = dict(corpus=dict(source="climbmix", num_shards=6, first_shards=2))
+from nanochat_course.common import run_main
+run_main(s.speedrun, s.SpeedrunConfig, ["--preset", "late", *sys.argv[1:]])
+"""
+READER = """
+import sys
+from nanochat_course.common import CourseError, base_dir
+from nanochat_course.corpus import documents, list_shards
+with open(base_dir() / "read.txt", "w") as f:
+    try:
+        for text in documents(list_shards(base_dir() / "data" / "climbmix")): f.write(text.split(":")[0] + "\\n"); f.flush()
+    except CourseError as e: print(f"error: {e}", file=sys.stderr); sys.exit(2)
+"""
+
+
+def test_text_arrives_while_the_stages_run(tmp_path, monkeypatch):
+    "Two of six shards are waited for. The downloader is killed, and named; the same command goes on; nothing is left behind."
+    import psutil
+    from loopback import Shards
+    (tmp_path / "made").mkdir()
+    with Shards(tmp_path / "made") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        corpus, seen = tmp_path / "files" / "data" / "climbmix", tmp_path / "files" / "read.txt"
+        hub.release(0, 1, 3, 6542)
+        first = run(tmp_path, READER, wait=False, script=LATE)
+        while not seen.exists() or seen.read_text().count("\n") < 120: time.sleep(.02); assert first.poll() is None
+        while not (corpus / ".download").exists(): time.sleep(.02)
+        downloader = [p for p in psutil.Process(first.pid).children() if "nanochat_course.corpus" in p.cmdline()]
+        downloader[0].kill()
+        os.utime(corpus / ".download", (0, 0))                                     # a minute passes
+        out, err = first.communicate(timeout=100)
+        assert first.returncode == 2 and "4 of 7 shards are downloaded meanwhile" in out
+        assert "error: shard_00002.parquet of" in err and "nobody is downloading it" in err and "tok_train ended with status 2" in err
+        hub.release(2, 5)
+        second = run(tmp_path, READER, wait=False, script=LATE)
+        while not seen.exists() or seen.read_text().count("\n") < 240: time.sleep(.02); assert second.poll() is None
+        downloader = [p for p in psutil.Process(second.pid).children() if "nanochat_course.corpus" in p.cmdline()]
+        os.killpg(second.pid, signal.SIGINT)                                       # Ctrl-C: the stage ends, and with it the download
+        assert second.wait(100) == 130
+        psutil.wait_procs(downloader, timeout=10)
+        assert downloader and not any(p.is_running() for p in downloader)
+        hub.release(4)
+        status, out, err = run(tmp_path, READER, script=LATE)
+        assert status == 0 and "[1/2] corpus: finished earlier" in out, err
+        assert seen.read_text().split("\n")[:-1] == [f"shard {i}, document {k}" for i in range(6) for k in range(60)]
+        assert read_json(corpus / "corpus.json")["documents"] == 420
+
+
+def test_a_machine_is_prepared_with_all_of_its_text(tmp_path, monkeypatch):
+    "`--until corpus` and `--until tok_train` wait for the last shard, and say why it does not come."
+    from loopback import Shards
+    script = LATE.replace("first_shards=2", "first_shards=5")
+    (tmp_path / "made").mkdir()
+    with Shards(tmp_path / "made") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.release(0, 1, 2, 3, 4, 6542)
+        hub.gone.add("shard_00005.parquet")
+        first = run(tmp_path, READER, "--until", "corpus", wait=False, script=script)
+        while "waiting for the rest of the text" not in first.stdout.readline(): assert first.poll() is None
+        hub.release(5)
+        out, err = first.communicate(timeout=100)
+        assert first.returncode == 2 and re.search(r"download of the text ended with status 2 \(.*HTTP 404.*\): the same command goes on", err) and err.count("\n") == 1
+        hub.gone.clear()
+        status, out, err = run(tmp_path, READER, "--until", "corpus", script=script)
+        assert status == 0 and read_json(tmp_path / "files" / "data" / "climbmix" / "corpus.json")["documents"] == 420
