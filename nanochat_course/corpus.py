@@ -414,7 +414,7 @@ def read_source(
     if not texts: raise CourseError(f"{path} is empty: there is no text in it")
     return texts
 
-# %% ../nbs/11_corpus.ipynb #f7774265
+# %% ../nbs/11_corpus.ipynb #65df92f7
 class Linked(urllib.request.HTTPRedirectHandler):
     "Follow redirects: keep the checksum that the hub announces with them, and show the access token to no other server."
     checksum = None
@@ -495,9 +495,10 @@ def download(
     attempts:int=6,   # before giving up
     wait:float=1.,    # seconds before the second attempt; doubles each time
     longest_pause:float=600, # seconds that a busy server may ask us to wait
+    check=check_shard, # called with the file that came; a `CourseError` of its own means: ask again
     **kw,             # for `receive`: timeout, slowest, most, token
 )->Path:
-    "Get a shard: resumes, retries, checks size, checksum and footer, and renames at the very end."
+    "Get a file: resumes, retries, checks size, checksum and content, and renames at the very end."
     path = Path(path)
     if path.exists(): return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -508,7 +509,7 @@ def download(
         try:
             checksum = receive(url, part, **kw)
             if checksum and sha256(part) != checksum: raise CourseError("the checksum is wrong")
-            check_shard(part)
+            check(part)
         except urllib.error.HTTPError as e:
             if e.code in (401, 403, 404, 410):
                 raise CourseError(f"{url} cannot be had (HTTP {e.code}): check the name of the data set and the number of shards; "
