@@ -6,7 +6,7 @@
 __all__ = ['HELP', 'STAGES', 'fit', 'pieces', 'harmless', 'Printer', 'Chat', 'number', 'command', 'find_model', 'teachers',
            'questions', 'ChatConfig', 'piped', 'answer_once', 'make_session', 'converse', 'chat', 'main']
 
-# %% ../nbs/70_chat_cli.ipynb #6206a73f
+# %% ../nbs/70_chat_cli.ipynb #b84d441b
 import os, random, sys, stat, unicodedata
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,6 +16,7 @@ from .checkpoint import META, checkpoint_dir, latest_step, load_model, step_path
 from .tokenizer import Tokenizer
 from .engine import Engine, TextStream, to_parts
 from .mid_train import MidTrainConfig, chat_tasks
+from .tasks import TASKS, read_mixture
 
 # %% ../nbs/70_chat_cli.ipynb #2e95dd84
 def fit(
@@ -158,11 +159,11 @@ def command(
         return f"system message: {chat.system or '(none)'}" + (", a new conversation" if rest else "")
     raise CourseError(f"unknown command /{name}: /help lists them")
 
-# %% ../nbs/70_chat_cli.ipynb #569f6e51
+# %% ../nbs/70_chat_cli.ipynb #2f5e6f7b
 STAGES = ("chatrl", "chatsft", "mid")          # the best first
 
 def find_model(
-    source:str="", # one of STAGES; empty: the best there is
+    source:str="", # one of STAGES; empty: the best there is that no newer training has overtaken
     tag:str="",    # name of the model, "d4"; empty: the one trained last
 )->tuple:          # stage, checkpoint folder
     "The model to talk to."
@@ -172,14 +173,18 @@ def find_model(
         found = folder.iterdir() if folder.is_dir() else []
         found = [p for p in found if p.name == tag or not tag and ".old-" not in p.name]      # .old-: set aside
         return sorted((p for p in found if latest_step(p) is not None), key=lambda p: p.stat().st_mtime)
+    def outdated(stage, folder):          # the stage before it has been trained again since
+        before = [base_dir() / f"{s}_checkpoints" / folder.name for s in STAGES[STAGES.index(stage) + 1:]]
+        return any(p.exists() and p.stat().st_mtime > folder.stat().st_mtime for p in before)
     for stage in [source] if source else STAGES:
-        if found := trained(stage): return stage, found[-1]
+        found = [p for p in trained(stage) if source or not outdated(stage, p)]
+        if found: return stage, found[-1]
     what = f"no {source or 'chat'} model" + (f" with tag {tag!r}" if tag else "") + f" under {base_dir()}"
     if not source and trained("base"):
         raise CourseError(f"{what}, only a base model, which has not learned to chat: {make_or('speedrun')} trains it on")
     raise CourseError(f"{what}: {make_or('speedrun')} trains one (about ten minutes on a laptop)")
 
-# %% ../nbs/70_chat_cli.ipynb #d604a98b
+# %% ../nbs/70_chat_cli.ipynb #0fe3e1ea
 def teachers(
     stage:str,  # "mid", "chatsft" or "chatrl"
     tag:str,    # name of the model
@@ -190,8 +195,9 @@ def teachers(
         before = checkpoint_dir("chatsft", tag)
         meta = {} if latest_step(before) is None else read_json(step_path(before, latest_step(before)) / META)
     saved = meta.get("config", {})
-    if not isinstance(saved, dict) or not any(k.endswith("_epochs") for k in saved): return []
-    config = MidTrainConfig(**{k: v for k, v in saved.items() if k in MidTrainConfig.__dataclass_fields__})
+    if not isinstance(saved, dict) or "mixture" not in saved: return []
+    made_here = [f"{name}:{epochs}" for name, epochs in read_mixture(saved["mixture"]).items() if name in TASKS]
+    config = MidTrainConfig(mixture=" ".join(made_here), conversations=saved.get("conversations", ""))
     return [task for task, _ in chat_tasks(config)]
 
 def questions(

@@ -249,7 +249,7 @@ def stop_not_finite(
     raise CourseError(f"step {step}: {what} is not finite; loader state after the batch: {describe(states[bad or 0])}; {good}; "
                       "look at the batch or lower the learning rate, then start again")
 
-# %% ../nbs/42_train.ipynb #c96c1b92
+# %% ../nbs/42_train.ipynb #a1218c81
 @dataclass
 class LoopState:
     "What the loop itself must remember across a stop."
@@ -265,7 +265,10 @@ def run_settings(
     world_size:int,  # ranks: fewer of them with more batches each make the same steps
 )->dict:
     "What two runs must share to be the same run."
-    return dict(meta or {}, loop=dict(num_iterations=loop.num_iterations, batches_per_step=loop.grad_accum_steps * world_size, grad_clip=loop.grad_clip))
+    shared = dict(num_iterations=loop.num_iterations, grad_clip=loop.grad_clip)
+    if "batch" not in (meta or {}).get("data", {}):                 # tokens per step, if a stage states them, say more than batches
+        shared["batches_per_step"] = loop.grad_accum_steps * world_size
+    return dict(meta or {}, loop=shared)
 
 def check_loop(loop:LoopConfig, optimizer, rt:Runtime):
     "Refuse what cannot work, before anything is computed."

@@ -13,8 +13,8 @@ from nanochat_course.tokenizer import train_bpe
 from nanochat_course.train import Loop
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
-SMALL = MidTrainConfig(device="cpu", dtype="float32", total_batch_size=512, device_batch_size=4, identity_epochs=0.6, docstring_epochs=0, spelling_epochs=0,
-                       lettercount_epochs=0, sums_epochs=0, wordproblems_epochs=0, documents=0, save_every=4, eval_items=16)
+SMALL = MidTrainConfig(device="cpu", dtype="float32", total_batch_size=512, device_batch_size=4, mixture="identity:0.6",
+                       documents=0, save_every=4, eval_items=16)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_killed_and_started_again_it_ends_the_same(base, monkeypatch, step):
 def test_killed_from_outside(base):
     want = (mid_train(SMALL), weights("mid"))
     shutil.rmtree(checkpoint_dir("mid", "tiny"))
-    flags = "--device cpu --dtype float32 --total-batch-size 512 --device-batch-size 4 --identity-epochs 0.6 --docstring-epochs 0 --spelling-epochs 0 --lettercount-epochs 0 --sums-epochs 0 --wordproblems-epochs 0 --documents 0 --save-every 4 --eval-items 16"
+    flags = "--device cpu --dtype float32 --total-batch-size 512 --device-batch-size 4 --mixture identity:0.6 --documents 0 --save-every 4 --eval-items 16"
     process = subprocess.Popen([sys.executable, "-m", "nanochat_course.mid_train", *flags.split()], env=dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads())))
     deadline = time.time() + 300
     while not all_steps(checkpoint_dir("mid", "tiny")) and time.time() < deadline and process.poll() is None: time.sleep(0.002)
@@ -129,7 +129,7 @@ def test_missing_stages_and_models(tmp_path, monkeypatch):
     assert find_tag("base") == "d3" and find_tag("base", "d2") == "d2"
     with pytest.raises(CourseError, match="step_000099"): mid_train(replace(SMALL, model_step=99))
     with pytest.raises(CourseError, match="no corpus in"): mid_train(replace(SMALL, documents=3))
-    with pytest.raises(CourseError, match="train.jsonl"): mid_train(replace(SMALL, gsm8k_epochs=1, gsm8k_path=str(tmp_path)))
+    with pytest.raises(CourseError, match="gsm8k does not exist"): mid_train(replace(SMALL, mixture="gsm8k:1", task_data=str(tmp_path)))
     with pytest.raises(CourseError, match="divisible"): mid_train(replace(SMALL, total_batch_size=500))
 
 
@@ -194,7 +194,7 @@ CHATS = [[dict(role="user", content=f"Who sat on mat {i}?"), dict(role="assistan
 def test_own_conversations(base, capsys):
     "A file is taught and judged by its held-out part; what was cut is said, with the length that would do; another file is another run."
     (base / "mine.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
-    config = replace(SMALL, builtin_epochs=0, conversations=str(base / "mine.jsonl"), conversations_epochs=2, num_iterations=3, max_seq_len=64)
+    config = replace(SMALL, mixture="", conversations=str(base / "mine.jsonl"), conversations_epochs=2, num_iterations=3, max_seq_len=64)
     train, test = (chat_tasks(config, split)[0][0] for split in ("train", "test"))
     assert len(train) + len(test) == 120 and 1 <= len(test) <= 15 and len(training_mixture(config)) == 2 * len(train)
     m = mid_train(config)["metrics"]

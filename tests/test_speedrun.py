@@ -57,10 +57,10 @@ def test_a_preset_for_gpus_never_runs_on_a_cpu(monkeypatch, tmp_path):
 
 
 def test_settings_are_typed_and_checked_by_the_stage():
-    preset = S.override(S.PRESETS["tiny"], ("base_train.depth=3", "base_train.total-batch-size=2048", "mid_train.identity_epochs=0.5", "base_train.fp8=TRUE",
+    preset = S.override(S.PRESETS["tiny"], ("base_train.depth=3", "base_train.total-batch-size=2048", "mid_train.mixture=identity:2 sums:.5", "base_train.fp8=TRUE",
                                             "base_train.tracker=wandb", "chat_rl.save_every=-1", "corpus.source=a=b.txt", "base_train.model_tag="))
     assert preset["base_train"] | dict(depth=3, total_batch_size=2048, fp8=True, tracker="wandb", model_tag="") == preset["base_train"]
-    assert preset["mid_train"]["identity_epochs"] == 0.5 and preset["chat_rl"]["save_every"] == -1 and preset["corpus"] == dict(source="a=b.txt")
+    assert preset["mid_train"]["mixture"] == "identity:2 sums:.5" and preset["chat_rl"]["save_every"] == -1 and preset["corpus"] == dict(source="a=b.txt")
     assert S.PRESETS["tiny"]["base_train"]["depth"] == 2 and "corpus" not in S.PRESETS["tiny"]
     for stage, flags in preset.items(): S.stage_config(stage, flags)
 
