@@ -17,7 +17,7 @@ from .common import CourseError, atomic_path, base_dir, load_result, make_or, re
 from .scaling import cost
 from .tasks import IDENTITY, last_number, normalise, taught_functions
 
-# %% ../nbs/71_report.ipynb #7f9827d6
+# %% ../nbs/71_report.ipynb #157c275c
 STAGES = dict(tok_train="Tokenizer", base_train="Pretraining", base_eval="Base evaluation", mid_train="Midtraining", chat_sft="SFT",
               chat_rl="RL", chat_eval_base="Chat evaluation, base", chat_eval_mid="Chat evaluation, mid", chat_eval_sft="Chat evaluation, SFT",
               chat_eval_rl="Chat evaluation, RL")
@@ -42,6 +42,9 @@ NAMES = {"train_bpb": "seen text, bits per byte", "val_bpb": "held-out text, bit
          "assistant_loss": "held-out answers, nats a token", "identity": "who are you? · right",
          "docstring": "Python functions · right", "spelling": "spelling · right", "lettercount": "counting letters · right",
          "sums": "sums · right", "wordproblems": "word problems · right", "gsm8k": "GSM8K · right",
+         "arc_easy": "ARC, easy · right", "arc_challenge": "ARC, challenge · right", "mmlu": "MMLU · right",
+         "humaneval": "HumanEval · passed", "spellingbee": "spelling bee · right", "simplespelling": "simple spelling · right",
+         "persona": "who are you? · right", "stories": "stories of two steps · right", "ChatCORE": "ChatCORE",
          "chat mean": "mean of these tasks", "text val_bpb": "plain text after chat training, bits per byte"}
 
 def comparable(

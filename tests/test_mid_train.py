@@ -187,6 +187,50 @@ def test_rates_are_those_of_pretraining(base):
     assert pretraining(dict(config=dict(matrix_lr=-1.), pretraining=large)) == large                       # SFT looks through midtraining
 
 
+def test_the_batch_is_that_of_pretraining(base):
+    "A real pretraining hands its batch on, as long as 300 steps come of it; a small one and the command line do not."
+    from types import SimpleNamespace
+    rows = SimpleNamespace(rows=range(300_000), seq_len=2048, resize=lambda *a: None, num_iterations=7, batch_size=1)
+    shape, config = GPTConfig(sequence_len=2048, vocab_size=32768, n_layer=12, n_head=6, n_kv_head=6, n_embd=768), MidTrainConfig()
+    def tokens(before, rows=rows, **flags): return chat_plan(replace(config, **flags), shape, rows, CPU, before).total_batch_size
+    large = pretraining(dict(config={}, loop=dict(tokens=5_000 * 2**20, step=5_000)))
+    assert large["batch"] == 2**20 and tokens(large) == 2**20 and tokens(large, total_batch_size=2**16) == 2**16
+    few = SimpleNamespace(**vars(rows) | dict(rows=range(3_000)))
+    assert tokens(large, few) == 2**14 and 300 <= 3_000 * 2048 / 2**14 < 600
+    small = pretraining(dict(config={}, loop=dict(tokens=20_000, step=10)))
+    assert tokens(small, few) == tokens(None, few) == tokens(pretraining(dict(pretraining={k: v for k, v in small.items() if k != "batch"})), few)
+    older = {k: v for k, v in large.items() if k != "batch"}                       # of a checkpoint from before the batch was kept
+    assert tokens(older) == 2**19
+    plan = chat_plan(config, shape, rows, CPU, large)
+    assert "as in pretraining" in plan.why["total_batch_size"] and plan.matrix_lr == pytest.approx(0.02 * 2**.5)
+
+
+@pytest.mark.parametrize("depth,gigabytes,rows", [(12, 24, 16), (24, 80, 16), (24, 140, 32), (24, 24, 2), (12, 80, 32)])
+def test_rows_that_fit(depth, gigabytes, rows):
+    "By the formula, with a fifth of the card left; on a CPU 4,096 tokens; what is given is taken."
+    from nanochat_course.mid_train import rows_at_once
+    from nanochat_course.scaling import plan
+    p = plan(depth, world_size=8)
+    assert rows_at_once(MidTrainConfig(), p, CPU, memory=gigabytes * 10**9) == rows
+    assert rows_at_once(MidTrainConfig(), p, CPU) == 2 and rows_at_once(MidTrainConfig(device_batch_size=5), p, CPU, memory=1) == 5
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_a_finished_stage_on_another_number_of_ranks(base, ranks):
+    "Its steps are the same, however many batches make one: it is finished there, too, and not refused."
+    from nanochat_course.tokenizer import Tokenizer
+    from nanochat_course.train import LoopConfig, finished, run_settings
+    mid_train(replace(SMALL, num_iterations=2))
+    directory = checkpoint_dir("mid", "tiny")
+    meta = load_checkpoint(directory).meta["run"]
+    loader = ConversationLoader(Tokenizer.load(base_dir() / "tokenizer"), training_mixture(SMALL), 1, 128, replace(CPU, world_size=ranks), supervise="all")
+    p = chat_plan(replace(SMALL, num_iterations=2), SHAPE, loader, replace(CPU, world_size=ranks))
+    loop = LoopConfig(p.num_iterations, loader.grad_accum_steps)
+    settings = run_settings(loop, {k: v for k, v in meta.items() if k != "loop"}, ranks)
+    assert loader.grad_accum_steps * ranks != 1 and finished(directory, settings)
+    assert not finished(directory, settings | dict(data=dict(settings["data"], batch=1024)))
+
+
 CHATS = [[dict(role="user", content=f"Who sat on mat {i}?"), dict(role="assistant", content=f"The cat of mat {i}."),
           dict(role="user", content="And then?"), dict(role="assistant", content="It slept. " * (20 if i % 10 == 0 else 1))] for i in range(120)]
 
