@@ -1,5 +1,5 @@
 "Reinforcement learning: the gradient is the exact one, rollouts can be repeated, and the stage goes on where it was killed."
-import itertools, json, os, random, shutil, signal, subprocess, sys, time
+import itertools, json, os, random, shutil, signal, subprocess, sys, time, zlib
 from dataclasses import replace
 from functools import partial
 import pytest, torch
@@ -185,11 +185,16 @@ def gradients(model, loader, passes):
     return found, state
 
 
+class Whims(SumsTask):
+    "Half of all answers are right, for no reason: every group has a signal."
+    def grade(self, conversation, completion): return zlib.crc32(repr(completion).encode()) % 2 == 0
+
+
 @pytest.mark.parametrize("rows", [8, 7, 3, 1, 100])
 def test_passes_make_the_gradient_of_the_whole(taught, rows):
     "Also where the answers differ in length; a state after some of the passes still names this batch."
     _, tok, model = taught
-    make = lambda rows: RolloutLoader(Engine(model, tok), Sums("train"), CPU, examples=2, num_samples=6, max_tokens=5, seed=3, rows=rows)
+    make = lambda rows: RolloutLoader(Engine(model, tok), Whims("train", largest=9), CPU, examples=2, num_samples=6, max_tokens=5, seed=3, rows=rows)
     whole, state = gradients(model, make(0), 1)
     passes = -(-12 // rows)
     got, last = gradients(model, make(rows), passes)
