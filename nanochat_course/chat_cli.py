@@ -7,7 +7,7 @@ __all__ = ['HELP', 'STAGES', 'fit', 'pieces', 'harmless', 'Printer', 'Chat', 'nu
            'teachers', 'questions', 'also', 'ChatConfig', 'piped', 'answer_once', 'make_session', 'respond', 'converse',
            'check', 'greet', 'chat', 'main']
 
-# %% ../nbs/50_chat_cli.ipynb #6206a73f
+# %% ../nbs/50_chat_cli.ipynb #b84d441b
 import os, random, sys, stat, unicodedata
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,6 +17,7 @@ from .checkpoint import META, checkpoint_dir, latest_step, load_model, step_path
 from .tokenizer import Tokenizer
 from .engine import Engine, TextStream, to_parts
 from .mid_train import MidTrainConfig, chat_tasks
+from .tasks import TASKS, read_mixture
 
 # %% ../nbs/50_chat_cli.ipynb #e557b633
 def fit(
@@ -214,7 +215,7 @@ def find_model(
 
 
 
-# %% ../nbs/50_chat_cli.ipynb #d604a98b
+# %% ../nbs/50_chat_cli.ipynb #0fe3e1ea
 def teachers(
     stage:str,  # "mid", "chatsft" or "chatrl"
     tag:str,    # name of the model
@@ -225,8 +226,9 @@ def teachers(
         before = checkpoint_dir("chatsft", tag)
         meta = {} if latest_step(before) is None else read_json(step_path(before, latest_step(before)) / META)
     saved = meta.get("config", {})
-    if not isinstance(saved, dict) or not any(k.endswith("_epochs") for k in saved): return []
-    config = MidTrainConfig(**{k: v for k, v in saved.items() if k in MidTrainConfig.__dataclass_fields__})
+    if not isinstance(saved, dict) or "mixture" not in saved: return []
+    made_here = [f"{name}:{epochs}" for name, epochs in read_mixture(saved["mixture"]).items() if name in TASKS]
+    config = MidTrainConfig(mixture=" ".join(made_here), conversations=saved.get("conversations", ""))
     return [task for task, _ in chat_tasks(config)]
 
 def questions(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['group_advantages', 'policy_gradient_loss', 'Rollout', 'roll_out', 'rollout_batch', 'pass_at_k', 'evaluate_pass',
-           'RolloutLoader', 'ChatRLConfig', 'rl_tasks', 'rl_optimizer', 'log_rollouts', 'learn_from_reward', 'chat_rl',
-           'main']
+           'RolloutLoader', 'ChatRLConfig', 'rl_tasks', 'rl_optimizer', 'log_rollouts', 'rollout_loader',
+           'learn_from_reward', 'chat_rl', 'main']
 
-# %% ../nbs/45_chat_rl.ipynb #26c202c7
+# %% ../nbs/45_chat_rl.ipynb #214f8f24
 import math, time
 from dataclasses import asdict, dataclass
 import torch
@@ -17,7 +17,7 @@ from .zero2 import make_optimizer
 from .scaling import Schedule, plan
 from .checkpoint import checkpoint_dir, load_checkpoint, load_model
 from .train import LoopConfig, open_log, train
-from .tasks import Task, make_task
+from .tasks import PUBLISHED, Task, make_task
 from .engine import Engine
 from .mid_train import chat_samples, find_tag, same_start
 
@@ -115,7 +115,7 @@ def evaluate_pass(
     *sums, count = rt.all_reduce(sums).tolist()
     return {f"pass@{k}": s / max(1, count) for k, s in zip(ks, sums)}
 
-# %% ../nbs/45_chat_rl.ipynb #cb3472dd
+# %% ../nbs/45_chat_rl.ipynb #56a1b008
 class RolloutLoader:
     "Batches that the model makes itself: questions in shuffled epochs, answers sampled with the current weights."
     def __init__(self,
@@ -126,9 +126,11 @@ class RolloutLoader:
         max_tokens:int=64, temperature:float=1., top_k:int=0, # of the sampling
         seed:int=0,               # of questions and samples
         on_batch=None,            # called with (batch number, groups), to log or show them
+        rows:int=0,               # answers that go through the model at once; 0: all of a batch
     ):
         self.engine, self.task, self.rt, self.examples, self.num_samples = engine, task, rt, examples, num_samples
         self.max_tokens, self.temperature, self.top_k, self.seed, self.on_batch = max_tokens, temperature, top_k, seed, on_batch
+        self.rows = rows
         if examples * rt.world_size > len(task): raise CourseError(f"{examples * rt.world_size} questions a step, but the task has {len(task)}: lower --examples-per-step")
 
     def items(self, batch:int)->list[int]: # this rank's questions of a batch
@@ -145,10 +147,23 @@ class RolloutLoader:
             seed = (self.seed * 1_000_003 + batch) * self.rt.world_size + self.rt.rank
             groups = roll_out(self.engine, self.task, self.items(batch), self.num_samples, self.max_tokens, self.temperature, self.top_k, seed)
             if self.on_batch: self.on_batch(batch, groups)
-            inputs, targets = rollout_batch([r for g in groups for r in g], self.engine.tokenizer.bos, self.rt.device)
-            yield inputs, targets, dict(batch=(batch := batch + 1))
+            parts = self.passes([r for g in groups for r in g])
+            for n, (part, weight) in enumerate(parts, 1):
+                inputs, targets = rollout_batch(part, self.engine.tokenizer.bos, self.rt.device)
+                if weight != 1: targets = targets[0], targets[1] * weight
+                yield inputs, targets, dict(batch=batch + (n == len(parts)))
+            batch += 1
 
-# %% ../nbs/45_chat_rl.ipynb #92ec13d2
+    def passes(self, rollouts:list)->list: # of (rollouts, weight)
+        "Cut a batch into passes of at most `rows` answers; the mean of their weighted losses is the loss of the whole."
+        n = -(-len(rollouts) // self.rows) if self.rows > 0 else 1
+        if n == 1: return [(rollouts, 1.)]
+        ends = [i * len(rollouts) // n for i in range(n + 1)]
+        chosen = lambda part: sum(sum(r.mask[1:]) for r in part)
+        parts = [rollouts[a:b] for a, b in zip(ends, ends[1:])]
+        return [(part, n * chosen(part) / chosen(rollouts)) for part in parts]
+
+# %% ../nbs/45_chat_rl.ipynb #81e1f873
 @dataclass(frozen=True)
 class ChatRLConfig:
     "Reinforcement learning on a task that code can grade: REINFORCE with the group's mean as baseline."
@@ -157,10 +172,11 @@ class ChatRLConfig:
     device:str=""                # cpu, cuda, mps; empty: the best there is
     dtype:str=""                 # float32 or bfloat16; empty: what is fast here
     model_tag:str=""             # which model; empty: the one trained last
-    task:str="sums"              # what is asked: a name from tasks.TASKS
-    gsm8k_path:str=""            # for --task gsm8k: folder with train.jsonl and test.jsonl
+    task:str="sums"              # what is asked: a task's name, "sums" or "gsm8k" for instance
+    task_data:str=""             # folder with a sub-folder for each published task; empty: they are downloaded
     num_samples:int=16           # answers to each question
     examples_per_step:int=16     # questions per step, over all processes
+    device_batch_size:int=0      # answers per process and training pass, at most; 0: all of a step
     num_iterations:int=-1        # optimizer steps; -1: one epoch of the task
     max_new_tokens:int=32        # of an answer
     temperature:float=1.         # of the sampling
@@ -176,7 +192,7 @@ class ChatRLConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=0                   # of questions and samples
 
-# %% ../nbs/45_chat_rl.ipynb #179f1351
+# %% ../nbs/45_chat_rl.ipynb #d8b88c89
 def rl_tasks(
     config:ChatRLConfig,
     rt:Runtime,       # its processes share the questions of a step
@@ -184,7 +200,7 @@ def rl_tasks(
     "What is asked; refuses a step that cannot be divided among the processes."
     n, ranks = config.examples_per_step, rt.world_size
     if n % ranks: raise CourseError(f"examples_per_step {n} is not divisible by {ranks} processes: use {max(1, n // ranks) * ranks}")
-    options = dict(path=config.gsm8k_path or None) if config.task == "gsm8k" else {}
+    options = dict(folder=config.task_data) if config.task in PUBLISHED else {}
     return make_task(config.task, "train", **options), make_task(config.task, "test", **options)
 
 def rl_optimizer(
@@ -193,11 +209,11 @@ def rl_optimizer(
     steps:int,        # optimizer steps of the whole run
     rt:Runtime,
 ):                    # the course's optimizer
-    "The optimizer of pretraining, at `init_lr_frac` of the rates for a model and a batch of this size."
+    "The optimizer of pretraining, at `init_lr_frac` of its rates; the batch does not change them."
     shape = model.config
     p = plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=config.max_new_tokens, aspect_ratio=shape.n_embd // shape.n_layer,
              head_dim=shape.head_dim, n_kv_head=shape.n_kv_head, num_iterations=steps, weight_decay=0.,
-             total_batch_size=config.examples_per_step * config.num_samples * config.max_new_tokens,
+             total_batch_size=config.examples_per_step * config.num_samples * config.max_new_tokens, lr_scale=1.,
              embedding_lr=config.embedding_lr, unembedding_lr=config.unembedding_lr, matrix_lr=config.matrix_lr, scalar_lr=config.scalar_lr)
     return make_optimizer(param_groups(model, **{k: v * config.init_lr_frac for k, v in p.learning_rates().items()}), rt)
 
@@ -211,6 +227,18 @@ def log_rollouts(
         mean, mixed = rt.all_reduce(torch.stack([rewards.mean(), (rewards.std(1) > 0).float().mean()]), "mean").tolist()
         log.log(batch, reward=mean, groups_with_signal=mixed, answer_tokens=sum(sum(r.mask) for g in groups for r in g) / rewards.numel())
     return on_batch
+
+def rollout_loader(
+    config:ChatRLConfig,
+    engine:Engine, task:Task, # who answers, who asks
+    log,                      # `RunLog`
+    rt:Runtime,
+)->tuple:                     # the loader, and its batches per step
+    "What the stage learns from."
+    loader = RolloutLoader(engine, task, rt, config.examples_per_step // rt.world_size, config.num_samples, config.max_new_tokens,
+                           config.temperature, config.top_k, config.seed, log_rollouts(log, rt), max(0, config.device_batch_size))
+    answers = loader.examples * loader.num_samples
+    return loader, -(-answers // loader.rows) if loader.rows else 1
 
 def learn_from_reward(
     config:ChatRLConfig,
@@ -232,17 +260,19 @@ def learn_from_reward(
         return evaluate_pass(engine, test, questions, rt, config.eval_samples, (1, config.eval_samples), config.max_new_tokens, seed=config.seed)
     before = evaluate(0)
     rt.print(f"chat_rl: model {tag}, {steps} steps of {config.examples_per_step} x {config.num_samples} answers, before: {before}")
-    meta = dict(stage="chat_rl", config=asdict(config), origin=dict(stage="chatsft", step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")))
+    meta = dict(stage="chat_rl", config=asdict(config), data=dict(batch=config.examples_per_step * config.num_samples),
+                origin=dict(stage="chatsft", step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")))
     resume = same_start(directory, meta, rt)
-    log = open_log(base_dir() / "report" / "chat_rl.jsonl", directory if resume else directory / "none", rt, tracker=config.tracker, run=config.run, config=asdict(config))
-    loader = RolloutLoader(engine, task, rt, config.examples_per_step // rt.world_size, config.num_samples, config.max_new_tokens,
-                           config.temperature, config.top_k, config.seed, log_rollouts(log, rt))
-    result = train(model, optimizer, loader, LoopConfig(steps, eval_every=config.eval_every, save_every=config.save_every, prefetch=False), rt,
-                   schedule=lambda step: dict(lr=1 - step / steps), loss_fn=policy_gradient_loss, evaluate=evaluate, log=log,
-                   checkpoint_dir=directory, meta=meta, resume=resume, desc="chat_rl")
+    log = open_log(base_dir() / "report" / "chat_rl.jsonl", directory if resume else directory / "none", rt,
+                   tracker=config.tracker, run=config.run, config=asdict(config))
+    loader, passes = rollout_loader(config, engine, task, log, rt)
+    loop = LoopConfig(steps, passes, eval_every=config.eval_every, save_every=config.save_every, prefetch=False)
+    result = train(model, optimizer, loader, loop, rt, schedule=lambda step: dict(lr=1 - step / steps), loss_fn=policy_gradient_loss,
+                   evaluate=evaluate, log=log, checkpoint_dir=directory, meta=meta, resume=resume, desc="chat_rl")
     samples = chat_samples(model, tokenizer)
     metrics = {f"{config.task} {k}": v for k, v in result["metrics"].items()} | {f"{config.task} {k} before": v for k, v in before.items()}
-    save_result("chat_rl", config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples, log=str(log.path), tokens=result["tokens"])
+    save_result("chat_rl", config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples,
+                log=str(log.path), tokens=result["tokens"])
     return dict(metrics=metrics, samples=samples, checkpoint=str(directory), tag=tag)
 
 def chat_rl(

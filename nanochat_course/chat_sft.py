@@ -10,18 +10,13 @@ from dataclasses import dataclass
 from .common import run_main, runtime
 from .mid_train import MidTrainConfig, train_on_conversations
 
-# %% ../nbs/44_chat_sft.ipynb #ca116224
+# %% ../nbs/44_chat_sft.ipynb #04055257
 @dataclass(frozen=True)
 class ChatSFTConfig(MidTrainConfig):
     "Supervised fine-tuning: the assistant's tokens only, one epoch; flags as in midtraining, with other defaults."
     init_lr_frac:float=0.8       # all learning rates, as a share of pretraining's
     warmdown_ratio:float=0.7     # share of the steps in which they fall
-    identity_epochs:float=3      # epochs of each task
-    docstring_epochs:float=2
-    spelling_epochs:float=1
-    lettercount_epochs:float=0.1
-    sums_epochs:float=0.2
-    wordproblems_epochs:float=0.15
+    mixture:str="laptop_sft"     # tasks with their epochs, "smoltalk:1 mmlu:3", or a name from tasks.MIXTURES; empty: only your own
     documents:int=0              # documents of the corpus among the conversations
 
 # %% ../nbs/44_chat_sft.ipynb #258b9f7e

@@ -4,25 +4,25 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'STAGE_BEFORE', 'STAGE_COMMAND', 'chat_samples', 'held_out_loss', 'find_tag', 'MidTrainConfig',
-           'chat_tasks', 'training_mixture', 'pretraining', 'chat_rates', 'chat_plan', 'same_start', 'loader_report',
+           'chat_tasks', 'training_mixture', 'pretraining', 'chat_rates', 'inherited_batch', 'rows_at_once',
+           'stage_plan', 'chat_plan', 'same_start', 'loader_report', 'stage_start', 'stage_meta',
            'train_on_conversations', 'mid_train', 'main']
 
-# %% ../nbs/43_mid_train.ipynb #1dc690eb
+# %% ../nbs/43_mid_train.ipynb #97b0f19f
 import math, time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 import torch
 from .common import CourseError, Runtime, base_dir, read_json, run_main, runtime, save_result, seed_everything, sha256
 from .corpus import documents, list_shards
 from .optim import param_groups
-from .scaling import REF_BATCH, SMALL_RUN, Plan, Schedule, plan
+from .scaling import MIN_STEPS, REF_BATCH, SMALL_RUN, Plan, Schedule, memory_per_rank, plan
 from .precision import compile_model
 from .checkpoint import checkpoint_dir, differences, latest_step, load_checkpoint, load_model, load_optimizer_tensors, step_path
 from .train import LoopConfig, open_log, train
-from .tasks import (ConversationLoader, DocstringTask, DocumentTask, FileTask, GSM8KTask, IdentityTask, LetterCountTask, SpellingTask, SumsTask,
-                                   TaskMixture, WordProblemsTask, chat, mean_over_step)
+from .tasks import (ConversationLoader, DocumentTask, FileTask, PUBLISHED, TaskMixture, chat, make_task, mean_over_step,
+                                   read_mixture)
 from .engine import Engine
 from .common import corpus_dir
 from .zero2 import make_optimizer
@@ -81,7 +81,7 @@ def find_tag(
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/43_mid_train.ipynb #acaf16d3
+# %% ../nbs/43_mid_train.ipynb #0a4c0646
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -93,8 +93,8 @@ class MidTrainConfig:
     model_step:int=-1            # which checkpoint of the stage before; -1: its last
     num_iterations:int=-1        # stop after so many steps; -1: one epoch of the mixture
     max_seq_len:int=-1           # tokens per row; -1: as in pretraining, at most 512 on a CPU
-    device_batch_size:int=-1     # rows per process and forward pass, at most; -1: 4,096 tokens on a CPU, 65,536 on a GPU
-    total_batch_size:int=-1      # tokens per step, over all processes; -1: by the rule of `scaling.plan`, at least one forward pass
+    device_batch_size:int=-1     # rows per process and forward pass, at most; -1: 4,096 tokens on a CPU, what fits on a GPU
+    total_batch_size:int=-1      # tokens per step, over all processes; -1: as in pretraining, or by the rule after a small one
     embedding_lr:float=-1        # AdamW, token embeddings, at the reference size; -1: as in pretraining
     unembedding_lr:float=-1      # AdamW, head; -1: as in pretraining
     matrix_lr:float=-1           # Muon, matrices; -1: as in pretraining
@@ -108,15 +108,8 @@ class MidTrainConfig:
     compile:str="auto"           # "on", "off"; "auto": on GPUs only
     conversations:str=""         # your own: a file of JSON lines, one conversation a line
     conversations_epochs:float=1 # how often each of them is seen
-    builtin_epochs:float=1       # factor on the epochs of all tasks below; 0: your own conversations only
-    identity_epochs:float=3      # epochs of each task
-    docstring_epochs:float=3
-    spelling_epochs:float=2
-    lettercount_epochs:float=0.2
-    sums_epochs:float=0.4
-    wordproblems_epochs:float=0.2
-    gsm8k_epochs:float=0.
-    gsm8k_path:str=""            # folder with GSM8K's train.jsonl and test.jsonl; empty: problems made by code
+    mixture:str="laptop_mid"     # tasks with their epochs, "smoltalk:1 mmlu:3", or a name from tasks.MIXTURES; empty: only your own
+    task_data:str=""             # folder with a sub-folder for each published task; empty: they are downloaded
     documents:int=200            # documents of the corpus among the conversations
     corpus:str="docstrings"      # of the documents: a folder under data/, or a path to a folder of shards
     eval_every:int=-1            # steps between measurements of the held-out loss; -1: at the end only
@@ -124,18 +117,16 @@ class MidTrainConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=42                  # order of the mixture
 
-# %% ../nbs/43_mid_train.ipynb #12e1e195
+# %% ../nbs/43_mid_train.ipynb #07a58bca
 def chat_tasks(
-    config,             # the epochs of each task
+    config,             # its mixture, and conversations of the user's
     split:str="train",  # "train" or "test"
-)->list:                # of (task, epochs), those with epochs only
+)->list:                # of (task, epochs)
     "The tasks of a stage."
-    made = [(IdentityTask, config.identity_epochs), (DocstringTask, config.docstring_epochs), (SpellingTask, config.spelling_epochs),
-            (LetterCountTask, config.lettercount_epochs), (SumsTask, config.sums_epochs), (WordProblemsTask, config.wordproblems_epochs),
-            (partial(GSM8KTask, config.gsm8k_path or None), config.gsm8k_epochs)]
-    tasks = [(make(split=split), epochs * config.builtin_epochs) for make, epochs in made if epochs * config.builtin_epochs]
+    folder = lambda name: dict(folder=config.task_data) if name in PUBLISHED else {}
+    tasks = [(make_task(name, split, **folder(name)), epochs) for name, epochs in read_mixture(config.mixture).items()]
     if config.conversations: tasks.append((FileTask(config.conversations, split), config.conversations_epochs))
-    return [(task, epochs) for task, epochs in tasks if len(task)]
+    return [(task, epochs) for task, epochs in tasks if len(task) and epochs]
 
 def training_mixture(config)->TaskMixture: # as above, and how many documents
     "The conversations of a stage, with documents of the corpus among them."
@@ -143,16 +134,19 @@ def training_mixture(config)->TaskMixture: # as above, and how many documents
     if config.documents:
         texts = islice(documents(list_shards(corpus_dir(config.corpus), "train")), config.documents)
         tasks.append((DocumentTask(texts), 1))
-    if not tasks: raise CourseError("there is nothing to learn: give --conversations a file, or a task some epochs")
+    if not tasks: raise CourseError("there is nothing to learn: give --conversations a file, or --mixture some tasks")
     return TaskMixture(tasks, config.seed)
 
-# %% ../nbs/43_mid_train.ipynb #d792e47e
+# %% ../nbs/43_mid_train.ipynb #cfff6a90
 def pretraining(
     meta:dict,  # of a checkpoint of any stage
-)->dict:        # rates at the reference size, lr_scale (-1: by the rule), tokens
+)->dict:        # rates at the reference size, lr_scale (-1: by the rule), tokens, and tokens per step
     "What is to be known about the pretraining of a model, handed on from stage to stage."
-    config, defaults = meta.get("config", {}), dict(embedding_lr=0.3, unembedding_lr=0.004, matrix_lr=0.02, scalar_lr=0.5, lr_scale=-1.)
-    return meta.get("pretraining") or dict({k: config.get(k, v) for k, v in defaults.items()}, tokens=meta.get("loop", {}).get("tokens", 0))
+    if "pretraining" in meta: return meta["pretraining"]
+    config, loop = meta.get("config", {}), meta.get("loop", {})
+    defaults = dict(embedding_lr=0.3, unembedding_lr=0.004, matrix_lr=0.02, scalar_lr=0.5, lr_scale=-1.)
+    tokens, steps = loop.get("tokens", 0), loop.get("step", 0)
+    return dict({k: config.get(k, v) for k, v in defaults.items()}, tokens=tokens, batch=round(tokens / steps) if steps else 0)
 
 def chat_rates(
     config,            # the stage's flags
@@ -162,8 +156,50 @@ def chat_rates(
     "The rates of a stage: those of pretraining, or as given."
     names = ("embedding_lr", "unembedding_lr", "matrix_lr", "scalar_lr")
     rates = {k: getattr(config, k) if getattr(config, k) >= 0 else before[k] for k in names}
-    by_law = before["tokens"] >= SMALL_RUN
-    return dict(rates, weight_decay=config.weight_decay, lr_scale=before["lr_scale"] if before["lr_scale"] >= 0 else (total / REF_BATCH)**.5 if by_law else None)
+    scale = None                                                               # by the rule for small runs
+    if before["lr_scale"] >= 0: scale = before["lr_scale"]
+    elif before["tokens"] >= SMALL_RUN: scale = (total / REF_BATCH)**.5
+    return dict(rates, weight_decay=config.weight_decay, lr_scale=scale)
+
+# %% ../nbs/43_mid_train.ipynb #4a57bf4f
+def inherited_batch(
+    config,       # the stage's flags
+    before:dict,  # from `pretraining`
+    tokens:int,   # of the mixture
+    seq_len:int,  # T
+)->int:           # tokens per step; -1: by the rule of `scaling.plan`
+    "The batch of a stage: as given, or as in pretraining."
+    if config.total_batch_size > 0 or before["tokens"] < SMALL_RUN: return config.total_batch_size
+    short = 2 ** math.floor(math.log2(max(seq_len, tokens / MIN_STEPS)))
+    return max(1, min(before.get("batch") or REF_BATCH, short) // seq_len) * seq_len
+
+def rows_at_once(
+    config,            # the stage's flags
+    p:Plan,            # of the stage; its rows are not decided yet
+    rt:Runtime,        # device and number of ranks
+    memory:int=None,   # bytes of a GPU; asked of the device by default
+)->int:
+    "Rows that go through the model in one pass of one rank, at most."
+    if config.device_batch_size > 0: return config.device_batch_size
+    if rt.device.type != "cuda" and memory is None: return max(1, 4096 // p.sequence_len)
+    if memory is None: memory = torch.cuda.get_device_properties(rt.device).total_memory
+    rows = max(1, 65536 // p.sequence_len)
+    need = lambda n: memory_per_rank(replace(p, device_batch_size=n), rt.world_size, compiled=True)["total"]
+    while rows > 1 and need(rows) > 0.8 * memory: rows //= 2                   # the rest is for the head, buffers and fragments
+    return rows
+
+def stage_plan(
+    config,                    # the stage's flags
+    shape,                     # `GPTConfig` of the model
+    loader:ConversationLoader, # of its mixture
+    **kw,                      # more of `scaling.plan`
+)->Plan:
+    "A plan for the model's shape and the mixture's tokens."
+    T = loader.seq_len
+    return plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=T, window_pattern=shape.window_pattern,
+                aspect_ratio=shape.n_embd // shape.n_layer, head_dim=shape.head_dim, n_kv_head=shape.n_kv_head,
+                target_tokens=len(loader.rows) * T, warmup_steps=config.warmup_steps, warmdown_ratio=config.warmdown_ratio,
+                final_lr_frac=config.final_lr_frac, **kw)
 
 def chat_plan(
     config,                    # the stage's flags
@@ -173,27 +209,27 @@ def chat_plan(
     before:dict=None,          # from `pretraining`; by default that of a small model
 )->Plan:                       # batch, steps and learning rates, with the rules that gave them
     "The numbers of a stage from the size of its mixture."
-    T, most = loader.seq_len, config.device_batch_size if config.device_batch_size > 0 else max(1, (4096 if rt.device.type == "cpu" else 65536) // loader.seq_len)
+    before, T = before or pretraining({}), loader.seq_len
+    most = rows_at_once(config, stage_plan(config, shape, loader), rt)
+    total = inherited_batch(config, before, len(loader.rows) * T, T)
     least = most * rt.world_size if config.device_batch_size > 0 else min(most, len(loader.rows))          # rows a step, if not given
-    def planned(**rates):
-        return plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=T, window_pattern=shape.window_pattern,
-                    aspect_ratio=shape.n_embd // shape.n_layer, head_dim=shape.head_dim, n_kv_head=shape.n_kv_head, target_tokens=len(loader.rows) * T,
-                    total_batch_size=config.total_batch_size, device_batch_size=least if config.total_batch_size < 0 else None,
-                    warmup_steps=config.warmup_steps, warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac, **rates)
-    p = planned()
-    p = planned(**chat_rates(config, before or pretraining({}), p.total_batch_size))
+    batch = dict(total_batch_size=total, device_batch_size=least if total < 0 else None)
+    p = stage_plan(config, shape, loader, **batch)
+    p = stage_plan(config, shape, loader, **batch, **chat_rates(config, before, p.total_batch_size))
     step_rows = p.total_batch_size // T
     mine = -(-step_rows // rt.world_size)                                              # rows of one rank in a step
     passes = -(-mine // most)
     loader.resize(-(-mine // passes), passes, step_rows)
     steps = loader.num_iterations if config.num_iterations < 0 else min(config.num_iterations, loader.num_iterations)
-    why = dict(p.why, num_iterations="one epoch of the mixture" if steps == loader.num_iterations else "given", device_batch_size="rows of a step / ranks / passes")
+    why = dict(p.why, num_iterations="one epoch of the mixture" if steps == loader.num_iterations else "given",
+               device_batch_size="rows of a step / ranks / passes")
+    if total != config.total_batch_size: why["total_batch_size"] = f"as in pretraining, at least {MIN_STEPS} steps"
     f = config.init_lr_frac
     if f != 1: why.update({k: f"{v} x init_lr_frac {f:g}" for k, v in p.why.items() if k.endswith("_lr")})
     rates = {k: v * f for k, v in p.learning_rates().items() if k.endswith("_lr")}
     return replace(p, num_iterations=steps, world_size=rt.world_size, device_batch_size=loader.batch_size, why=why, **rates)
 
-# %% ../nbs/43_mid_train.ipynb #a8895e6a
+# %% ../nbs/43_mid_train.ipynb #0a9a32f4
 def same_start(
     directory,  # checkpoints of this stage
     meta:dict,  # what would be kept in them now
@@ -219,6 +255,35 @@ def loader_report(
     if T >= context: return f"{text}: the model reads {context} tokens, 95% of the conversations need {wanted:,}"
     return f"{text}: --max-seq-len {min(wanted, context)} " + ("holds 95% of them" if wanted <= context else "is the most that the model can read")
 
+def stage_start(
+    config,       # the stage's flags
+    before:str,   # "base" or "mid"
+    rt:Runtime,
+)->tuple:         # tag, checkpoint, model, tokenizer, T
+    "The model that a stage goes on with, and the length of its rows."
+    tag = find_tag(before, config.model_tag)
+    source = checkpoint_dir(before, tag)
+    origin = load_checkpoint(source, config.model_step if config.model_step >= 0 else None)
+    model, tokenizer, _ = load_model(source, rt, origin.step)
+    context = model.config.sequence_len
+    T = config.max_seq_len if config.max_seq_len > 0 else context if rt.device.type != "cpu" else min(context, 512)
+    if T > context:
+        raise CourseError(f"max_seq_len {T}, but model {tag} reads {context} tokens: use at most {context}, "
+                          f"or pretrain with --max-seq-len {T}")
+    return tag, origin, model, tokenizer, T
+
+def stage_meta(
+    config,        # the stage's flags
+    stage:str,     # "mid" or "chatsft"
+    origin,        # `Checkpoint` that it goes on from
+    past:dict,     # from `pretraining`
+    batch:int,     # tokens per step
+)->dict:           # kept in the checkpoints: another meta is another run
+    "What makes a run of this stage what it is."
+    file = sha256(Path(config.conversations).expanduser()) if config.conversations else ""
+    begin = dict(stage=STAGE_BEFORE[stage], step=origin.step, sha256=sha256(origin.path / "SHA256SUMS"))
+    return dict(stage=stage, config=asdict(config), origin=begin, pretraining=past, data=dict(batch=batch, file=file))
+
 def train_on_conversations(
     config,              # the stage's flags
     stage:str,           # "mid" or "chatsft"
@@ -226,35 +291,32 @@ def train_on_conversations(
     rt:Runtime,
 )->dict:                 # the summary that the report shows
     "A stage that goes on from the one before: its data, its targets and its rates, through the one loop."
-    start, before = time.perf_counter(), STAGE_BEFORE[stage]
+    start, before, command = time.perf_counter(), STAGE_BEFORE[stage], STAGE_COMMAND[stage]
     seed_everything(config.seed)
-    tag = find_tag(before, config.model_tag)
-    directory, origin = checkpoint_dir(stage, tag), load_checkpoint(checkpoint_dir(before, tag), config.model_step if config.model_step >= 0 else None)
-    model, tokenizer, _ = load_model(checkpoint_dir(before, tag), rt, origin.step)
-    context = model.config.sequence_len
-    T = config.max_seq_len if config.max_seq_len > 0 else context if rt.device.type != "cpu" else min(context, 512)
-    if T > context: raise CourseError(f"max_seq_len {T}, but model {tag} reads {context} tokens: use at most {context}, or pretrain with --max-seq-len {T}")
+    tag, origin, model, tokenizer, T = stage_start(config, before, rt)
     loader = ConversationLoader(tokenizer, training_mixture(config), 1, T, rt, supervise=supervise)
-    past = pretraining(origin.meta)
+    past, directory = pretraining(origin.meta), checkpoint_dir(stage, tag)
     p = chat_plan(config, model.config, loader, rt, past)
-    rt.print(f"{stage}: model {tag} of {before}, step {origin.step}; {loader_report(loader, context)}\n{p.table()}")
+    rt.print(f"{stage}: model {tag} of {before}, step {origin.step}; {loader_report(loader, model.config.sequence_len)}\n{p.table()}")
     optimizer = make_optimizer(param_groups(model, **p.learning_rates()), rt)
     if config.load_optimizer: load_optimizer_tensors(optimizer, model, origin.optimizer_state)
-    meta = dict(stage=stage, config=asdict(config), origin=dict(stage=before, step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")),
-                pretraining=past, data=dict(batch=p.total_batch_size, file=sha256(Path(config.conversations).expanduser()) if config.conversations else ""))
+    meta = stage_meta(config, stage, origin, past, p.total_batch_size)
     resume = same_start(directory, meta, rt)
     tests = [t for t, _ in chat_tasks(config, "test")]
     measure = lambda: held_out_loss(model, tokenizer, tests, config.eval_items, T, rt)
     first = measure()
-    log = open_log(base_dir() / "report" / f"{STAGE_COMMAND[stage]}.jsonl", directory if resume else directory / "none", rt, tracker=config.tracker, run=config.run, config=asdict(config))
-    result = train(compile_model(model, rt, config.compile), optimizer, loader.weighted,
-                   LoopConfig(p.num_iterations, loader.grad_accum_steps, eval_every=max(0, config.eval_every), save_every=config.save_every), rt,
+    log = open_log(base_dir() / "report" / f"{command}.jsonl", directory if resume else directory / "none", rt,
+                   tracker=config.tracker, run=config.run, config=asdict(config))
+    loop = LoopConfig(p.num_iterations, loader.grad_accum_steps, eval_every=max(0, config.eval_every), save_every=config.save_every)
+    result = train(compile_model(model, rt, config.compile), optimizer, loader.weighted, loop, rt,
                    schedule=Schedule(p.num_iterations, p.warmup_steps, p.warmdown_ratio, p.final_lr_frac), loss_fn=mean_over_step,
-                   evaluate=lambda step: measure(), log=log, checkpoint_dir=directory, meta=meta, resume=resume, desc=STAGE_COMMAND[stage])
+                   evaluate=lambda step: measure(), log=log, checkpoint_dir=directory, meta=meta, resume=resume, desc=command)
     samples = chat_samples(model, tokenizer)
-    metrics = dict(result["metrics"], before=first, train_loss=result["loss"], tokens=result["tokens"], tokens_per_second=result["tokens_per_second"],
-                   num_iterations=result["step"], conversations=loader.conversations, padding=loader.padding, cut=loader.cut, left_out=loader.left_out)
-    save_result(STAGE_COMMAND[stage], config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples, log=str(log.path), plan=asdict(p))
+    metrics = dict(result["metrics"], before=first, train_loss=result["loss"],
+                   **{k: result[k] for k in ("tokens", "tokens_per_second")}, num_iterations=result["step"],
+                   **{k: getattr(loader, k) for k in ("conversations", "padding", "cut", "left_out")})
+    save_result(command, config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples,
+                log=str(log.path), plan=asdict(p))
     rt.print(f"talk to it: python -m nanochat_course.chat_cli --source {stage} --model-tag {tag}")
     return dict(metrics=metrics, samples=samples, checkpoint=str(directory), tag=tag)
 

@@ -61,7 +61,12 @@ NAMES = {"train_bpb": "seen text, bits per byte", "val_bpb": "held-out text, bit
          "assistant_loss": "held-out answers, nats a token", "identity": "who are you? · right",
          "docstring": "Python functions · right", "spelling": "spelling · right",
          "lettercount": "counting letters · right", "sums": "sums · right", "wordproblems": "word problems · right",
-         "gsm8k": "GSM8K · right", "chat mean": "mean of these tasks",
+         "gsm8k": "GSM8K · right", "arc_easy": "ARC, easy · right",
+         "arc_challenge": "ARC, challenge · right", "mmlu": "MMLU · right",
+         "humaneval": "HumanEval · passed", "spellingbee": "spelling bee · right",
+         "simplespelling": "simple spelling · right", "persona": "who are you? · right",
+         "stories": "stories of two steps · right", "ChatCORE": "ChatCORE",
+         "chat mean": "mean of these tasks",
          "text val_bpb": "plain text after chat training, bits per byte"}
 
 def metric_table(

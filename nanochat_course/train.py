@@ -281,8 +281,9 @@ def run_settings(
     world_size:int,  # ranks: fewer of them with more batches each make the same steps
 )->dict:
     "What two runs must share to be the same run."
-    shared = dict(num_iterations=loop.num_iterations, batches_per_step=loop.grad_accum_steps * world_size,
-                  grad_clip=loop.grad_clip)
+    shared = dict(num_iterations=loop.num_iterations, grad_clip=loop.grad_clip)
+    if "batch" not in (meta or {}).get("data", {}):   # tokens per step, where a stage states them, say more than batches
+        shared["batches_per_step"] = loop.grad_accum_steps * world_size
     return dict(meta or {}, loop=shared)
 
 def check_loop(

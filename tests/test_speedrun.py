@@ -57,10 +57,10 @@ def test_a_preset_for_gpus_never_runs_on_a_cpu(monkeypatch, tmp_path):
 
 
 def test_settings_are_typed_and_checked_by_the_stage():
-    preset = S.override(S.PRESETS["tiny"], ("base_train.depth=3", "base_train.total-batch-size=2048", "mid_train.identity_epochs=0.5", "base_train.fp8=TRUE",
+    preset = S.override(S.PRESETS["tiny"], ("base_train.depth=3", "base_train.total-batch-size=2048", "mid_train.mixture=identity:2 sums:.5", "base_train.fp8=TRUE",
                                             "base_train.tracker=wandb", "chat_rl.save_every=-1", "corpus.source=a=b.txt", "base_train.model_tag="))
     assert preset["base_train"] | dict(depth=3, total_batch_size=2048, fp8=True, tracker="wandb", model_tag="") == preset["base_train"]
-    assert preset["mid_train"]["identity_epochs"] == 0.5 and preset["chat_rl"]["save_every"] == -1 and preset["corpus"] == dict(source="a=b.txt")
+    assert preset["mid_train"]["mixture"] == "identity:2 sums:.5" and preset["chat_rl"]["save_every"] == -1 and preset["corpus"] == dict(source="a=b.txt")
     assert S.PRESETS["tiny"]["base_train"]["depth"] == 2 and "corpus" not in S.PRESETS["tiny"]
     for stage, flags in preset.items(): S.stage_config(stage, flags)
 
@@ -361,13 +361,37 @@ def test_bad_input_is_one_line(args, text, tmp_path):
 def test_presets_fit_their_machine_by_the_formula(name, ranks, gigabytes):
     "Each training stage's rows in one pass leave a tenth of the card for what the formula leaves out."
     from dataclasses import replace
+    import torch
     from nanochat_course.base_train import base_plan
+    from nanochat_course.common import Runtime
+    from nanochat_course.mid_train import rows_at_once
     from nanochat_course.scaling import memory_per_rank
     preset = S.PRESETS[name]
     plan = base_plan(S.stage_config("base_train", preset["base_train"]), preset["tok_train"]["vocab_size"], ranks)
-    for stage in ("base_train", "mid_train", "chat_sft"):
-        rows = preset[stage].get("device_batch_size", 65536 // plan.sequence_len)          # the default of the stages on a GPU
-        assert memory_per_rank(replace(plan, device_batch_size=rows))["total"] < .9 * gigabytes * 1e9, stage
+    rows = dict(base_train=preset["base_train"]["device_batch_size"])
+    for stage in ("mid_train", "chat_sft"):
+        rows[stage] = rows_at_once(S.stage_config(stage, preset[stage]), plan, Runtime(torch.device("cpu"), torch.float32, world_size=ranks), gigabytes * 10**9)
+    assert rows["mid_train"] == rows["chat_sft"] == 16
+    rl = S.stage_config("chat_rl", preset["chat_rl"])
+    rows["chat_rl"] = rl.device_batch_size * (rl.max_new_tokens + 400) / plan.sequence_len       # GSM8K's longest question has fewer than 400 tokens
+    for stage, n in rows.items(): assert memory_per_rank(replace(plan, device_batch_size=n))["total"] < .9 * gigabytes * 1e9, stage
+
+
+def test_gpu_presets_learn_and_ask_the_published_tasks():
+    "nanochat's mixtures and its numbers for RL; the laptop's presets name none of them, so that they need no network."
+    from nanochat_course.chat_eval import CHATCORE
+    from nanochat_course.tasks import PUBLISHED, read_mixture
+    for name in ("gpu", "8xh100"):
+        stage = {s: S.stage_config(s, S.PRESETS[name][s]) for s in ("mid_train", "chat_sft", "chat_rl", "chat_eval")}
+        assert read_mixture(stage["mid_train"].mixture) == dict(smoltalk=1, mmlu=1, gsm8k=1, persona=1, simplespelling=1, spellingbee=1)
+        assert read_mixture(stage["chat_sft"].mixture) == dict(smoltalk=1, mmlu=1, gsm8k=2, persona=2, simplespelling=1, spellingbee=1)
+        rl = stage["chat_rl"]
+        assert (rl.task, rl.num_samples, rl.examples_per_step, rl.max_new_tokens, rl.init_lr_frac) == ("gsm8k", 16, 16, 256, .05)
+        assert tuple(stage["chat_eval"].tasks.split(",")) == CHATCORE and stage["chat_eval"].max_items == -1
+    for name in ("tiny", "laptop"):
+        for s in ("mid_train", "chat_sft"): assert not set(read_mixture(S.stage_config(s, S.PRESETS[name][s]).mixture)) & set(PUBLISHED)
+        assert S.stage_config("chat_rl", S.PRESETS[name]["chat_rl"]).task not in PUBLISHED
+        assert not set(S.stage_config("chat_eval", S.PRESETS[name]["chat_eval"]).tasks.split(",")) & set(PUBLISHED)
 
 
 def test_stages_wait_without_spinning_unless_told_otherwise(monkeypatch, tmp_path):
