@@ -601,11 +601,11 @@ def check_shared(
     return judge(seen, f"{answers[0]['folder']} is {'shared' if seen else 'not the one of rank 0'}", wanted,
                  "set NANOCHAT_COURSE_DIR to a folder of a network file system that all machines mount")
 
-# %% ../nbs/76_doctor.ipynb #c0d6e984
+# %% ../nbs/76_doctor.ipynb #3119d0a6
 def train_steps(
     job:Job,      # what will be run
-    steps:int=3,  # the last one is timed
-)->dict:          # losses, seconds of a step, bytes at the peak, bytes there are
+    steps:int=3,  # the first ones compile
+)->dict:          # losses and seconds of all steps, bytes at the peak, bytes there are
     "Train the planned model on random tokens, on this rank."
     p, flags = job.plan, job.flags
     with runtime(flags.device or job.device, flags.dtype) as rt:
@@ -615,7 +615,7 @@ def train_steps(
         optimizer = make_optimizer(param_groups(model, **p.learning_rates()), rt)
         compiled = compile_model(model, rt, flags.compile)
         ids = torch.randint(p.vocab_size, (p.device_batch_size, p.sequence_len + 1), device=rt.device)
-        losses = []
+        losses, seconds = [], []
         for _ in range(steps):
             rt.synchronize()
             began = time.perf_counter()
@@ -624,8 +624,8 @@ def train_steps(
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
-        rt.barrier()
-        seconds = time.perf_counter() - began
+            rt.synchronize()
+            seconds.append(time.perf_counter() - began)
         total = torch.cuda.get_device_properties(rt.device).total_memory if rt.device.type == "cuda" else available_memory()
         return dict(losses=losses, seconds=seconds, peak=peak_memory(rt.device), memory=total, device=str(rt.device))
 
@@ -650,7 +650,7 @@ def step_finding(
     "What the steps of all ranks tell: speed, memory, and whether the losses make sense."
     p, losses = job.plan, [a["losses"] for a in answers]
     full = max(a["peak"] / (a["memory"] or math.inf) for a in answers)
-    rate = p.device_batch_size * p.sequence_len * job.ranks / max(a["seconds"] for a in answers)
+    rate = p.device_batch_size * p.sequence_len * job.ranks / max(a["seconds"][-1] for a in answers)
     share = mfu(p.flops_per_token, rate, torch.cuda.get_device_name(), job.ranks) if job.gpus else None
     speed = f"{rate:,.0f} tokens/s{f', MFU {share:.0%}' if share else ''}"
     peak = f"peak {max(a['peak'] for a in answers) / 2**30:.1f} GiB"
