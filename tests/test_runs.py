@@ -197,7 +197,7 @@ def test_two_machines_make_the_steps_of_one(machine):
 @pytest.mark.parametrize("folders, status", [(("base", "base"), "ok"), (("base", "other"), "failed")])
 def test_doctor_on_two_machines(tmp_path, folders, status):
     port = free_port()
-    words = "--preset tiny --only shared --nodes 2 --json".split()
+    words = "--preset tiny --only shared --nodes 2 --json --set base_train.total_batch_size=2048".split()
     agents = [start([sys.executable, "-m", "nanochat_course.doctor", *words, "--node-rank", str(i), "--master", f"127.0.0.1:{port}"],
                     NANOCHAT_COURSE_DIR=str(tmp_path / folder), PYTHONPATH=str(ROOT)) for i, folder in enumerate(folders)]
     told = [(json.loads(out.splitlines()[-1])["checks"]["shared"]["status"], code) for out, code in end(agents)]

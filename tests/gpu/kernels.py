@@ -127,7 +127,7 @@ def gradients(model, inputs, targets, call=None):
     "Loss and all gradients, on the CPU."
     model.zero_grad()
     where = next(model.parameters()).device
-    loss = (call or model)(inputs.to(where), targets.to(where))
+    loss = (model if call is None else call)(inputs.to(where), targets.to(where))
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten().cpu().double() for p in model.parameters()])
 
@@ -248,7 +248,7 @@ def rehearsal(device):
         if small(device):
             (Path(folder) / "text").mkdir()
             for i in range(2): (Path(folder) / "text" / f"{i}.txt").write_text("\n\n".join(f"{n} plus {n + i} is {2 * n + i}." for n in range(4000)))
-            flags = ["corpus.source=" + str(Path(folder) / "text"), "tok_train.vocab_size=512", "tok_train.corpus=text", "base_train.corpus=text",
+            flags = ["corpus.source=" + str(Path(folder) / "text"), "tok_train.vocab_size=300", "tok_train.corpus=text", "base_train.corpus=text",
                      "base_train.depth=1", "base_train.max_seq_len=128", "base_train.num_iterations=2"]
             words = ["--preset", "tiny", "--until", "base_train"]
         else:

@@ -21,7 +21,7 @@ def test_compiled_without_breaks():
 @pytest.mark.parametrize("name, place, wrong", [
     ("head_loss", "head_loss", lambda f: lambda *a, **k: f(*a, **k) * 1.001),
     ("attention", "attention_error", lambda f: lambda b, w, *a: f(b, w, *a) if w < 0 else (0.5, 0.5)),
-    ("newton_schulz", "polar_express", lambda f: lambda G, dtype: f(G, dtype=dtype) * (1.01 if dtype == torch.float32 and G.data_ptr() % 2 == 0 and wobble() else 1)),
+    ("newton_schulz", "polar_express", lambda f: lambda G, dtype: f(G, dtype=dtype) * (1.01 if dtype == torch.float32 and wobble() else 1)),
     ("adamw", "adamw_update_", lambda f: lambda *a, **k: f(*a, **k | dict(weight_decay=0.11))),
     ("muon", "muon_update_", lambda f: lambda W, *a, **k: f(W, *a, **k | dict(lr=0.02 if wobble() else 0.021))),
     ("fp8", "fp8_error", lambda f: lambda device: 0.2),
