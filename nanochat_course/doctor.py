@@ -433,7 +433,7 @@ def called(
     job = make_job(DoctorConfig(**config | dict(set=tuple(config["set"]))))
     return getattr(importlib.import_module(module), fn)(job)
 
-# %% ../nbs/76_doctor.ipynb #b9ea80eb
+# %% ../nbs/76_doctor.ipynb #3fd4b52c
 def die_with_parent():
     "Ask the kernel to end this process when the one that started it ends (Linux)."
     import ctypes
@@ -444,7 +444,7 @@ def in_rank():
     "What each process of a group does: run the function that it is told, and leave its answer."
     die_with_parent()
     name, folder = sys.argv[-2:]
-    told = Path(folder) / f"rank_{os.environ['RANK']}.json"
+    told = Path(folder) / f"rank_{os.environ['LOCAL_RANK']}.json"
     try: answer = called(name, read_json(Path(folder) / "config.json"))
     except Exception as e:
         write_json(told, dict(error=(str(e).strip() or type(e).__name__).splitlines()[0][:300]))
@@ -460,7 +460,7 @@ def meeting(
     return [f"--nnodes={config.nodes}", f"--node_rank={config.node_rank}", "--rdzv_backend=c10d",
             f"--rdzv_endpoint={config.master}", f"--rdzv_id=doctor-{name}"]
 
-# %% ../nbs/76_doctor.ipynb #49b462bf
+# %% ../nbs/76_doctor.ipynb #b799e3f6
 def in_group(
     job:Job,       # what will be run
     fn,            # importable; called as fn(job) on every rank, returns a dict for JSON
@@ -468,14 +468,13 @@ def in_group(
 )->list[dict]:     # answers of this machine's ranks
     "Run a function on all ranks, started by torchrun. Raises `CourseError` that names a rank which failed."
     ranks = ranks or job.ranks
-    first = job.config.node_rank * ranks
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / "config.json", asdict(job.config) | dict(gpus=job.gpus or -1))
         command = [sys.executable, "-m", "torch.distributed.run", *meeting(job.config, fn.__name__),
                    f"--nproc_per_node={ranks}", "--no-python", sys.executable, "-c", RANK]
         done = subprocess.run([*command, place(fn), folder], capture_output=True, text=True,
                               env={"OMP_NUM_THREADS": "1" if ranks > 1 else str(torch.get_num_threads()), **os.environ})
-        told = {r: Path(folder) / f"rank_{r}.json" for r in range(first, first + ranks)}
+        told = {r: Path(folder) / f"rank_{r}.json" for r in range(ranks)}     # numbers on this machine
         answers = {r: read_json(path) for r, path in told.items() if path.exists()}
     silent = [r for r in told if r not in answers]
     errors = {r: a["error"] for r, a in answers.items() if "error" in a}

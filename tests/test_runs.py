@@ -194,14 +194,14 @@ def test_two_machines_make_the_steps_of_one(machine):
     assert same == pytest.approx(losses, rel=1e-6) and two["metrics"]["val_bpb"] == pytest.approx(one["metrics"]["val_bpb"], rel=1e-6)
 
 
-@pytest.mark.parametrize("folders, status", [(("base", "base"), "ok"), (("base", "other"), "failed")])
-def test_doctor_on_two_machines(tmp_path, folders, status):
+def test_doctor_sees_machines_that_share_no_folder(tmp_path):
+    "The machine of rank 0 finds its own word, the other does not."
     port = free_port()
     words = "--preset tiny --only shared --nodes 2 --json --set base_train.total_batch_size=2048".split()
     agents = [start([sys.executable, "-m", "nanochat_course.doctor", *words, "--node-rank", str(i), "--master", f"127.0.0.1:{port}"],
-                    NANOCHAT_COURSE_DIR=str(tmp_path / folder), PYTHONPATH=str(ROOT)) for i, folder in enumerate(folders)]
-    told = [(json.loads(out.splitlines()[-1])["checks"]["shared"]["status"], code) for out, code in end(agents)]
-    assert told == [("ok", 0), (status, 0 if status == "ok" else 1)]
+                    NANOCHAT_COURSE_DIR=str(tmp_path / str(i)), PYTHONPATH=str(ROOT)) for i in range(2)]
+    told = [(json.loads(out.splitlines()[-1])["checks"]["shared"], code) for out, code in end(agents)]
+    assert sorted((finding["status"], code) for finding, code in told) == [("failed", 1), ("ok", 0)], told
 
 
 def test_slurm_example_starts_a_launcher_on_each_machine(blank, ready, tmp_path):
