@@ -1,6 +1,5 @@
 "The doctor: each check is made to fail by the real thing wherever this machine has it, and is seen to pass otherwise."
 import json, os, signal, subprocess, sys, tempfile, threading, time
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -347,10 +346,14 @@ def test_what_a_step_tells(tiny, answers, status):
     assert doctor.step_finding(tiny, answers, "", "").status == status
 
 
-def test_step_that_does_not_work(tiny):
-    job = replace(tiny, config=replace(tiny.config, set=("base_train.fp8=true",)))
-    finding = doctor.check_step(job)
-    assert finding.status == "failed" and "FP8 was asked for" in finding.found
+@pytest.mark.parametrize("told, advice", [("rank 3: CUDA out of memory. Tried to allocate 2.00 GiB", "device_batch_size (now 4)"),
+                                          ("rank 0: FP8 was asked for, but device cpu has no 8-bit matrix product", "compile=off")])
+def test_step_that_does_not_work(tiny, monkeypatch, told, advice):
+    "What `in_group` says of a rank that failed (see above) becomes advice."
+    def group(job, fn): raise CourseError(told)
+    monkeypatch.setattr(doctor, "in_group", group)
+    finding = doctor.check_step(tiny)
+    assert (finding.status, finding.found) == ("failed", told) and advice in finding.advice
 
 
 # ---- the command ----
