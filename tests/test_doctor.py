@@ -276,6 +276,15 @@ def test_compiler_that_is_missing(tiny, tmp_path, monkeypatch):
     assert finding.status == "failed" and "build-essential" in finding.advice
 
 
+def test_importing_touches_no_gpu():
+    "The checks' processes are forked from one that has imported this: had it asked CUDA anything, they could not use it."
+    script = ("import torch\ndef asked(*args): raise SystemExit('CUDA was asked')\n"
+              "torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = torch._C._cuda_getDeviceCount = asked\n"
+              "import nanochat_course.doctor; print('fine')")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "fine\n", done.stderr
+
+
 # ---- groups ----
 
 def hangs(job):

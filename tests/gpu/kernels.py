@@ -217,6 +217,7 @@ def throughput(device):
         flags = [f"base_train.{k}={v}" for k, v in dict(depth=depth, device_batch_size=rows, fp8=fp8).items()]
         if small(device): job = make_job(DoctorConfig(preset="tiny", set=tuple(flags)))
         else: job = make_job(DoctorConfig(preset="8xh100", gpus=1, set=tuple(flags)))
+        if not small(device): torch.cuda.reset_peak_memory_stats()
         told = train_steps(job, 3 if small(device) else 15)
         seconds = sorted(told["seconds"][-10:])[len(told["seconds"][-10:]) // 2]
         rate = rows * job.plan.sequence_len / seconds
@@ -233,13 +234,18 @@ def upstream(depth, rows, fp8):
     "nanochat's own model and optimizer, the same shapes, timed the same way; its answer, or why there is none."
     import json
     command = [sys.executable, str(Path(__file__).parent / "upstream.py"), str(depth), str(rows), str(int(fp8))]
-    done = subprocess.run(command, cwd=os.environ["NANOCHAT"], env={**os.environ, "PYTHONPATH": os.environ["NANOCHAT"]}, capture_output=True, text=True)
+    checkout = os.path.abspath(os.environ["NANOCHAT"])
+    done = subprocess.run(command, cwd=checkout, env={**os.environ, "PYTHONPATH": checkout}, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else dict(error=done.stderr.strip()[-300:])
 
 
 SHORT = dict(base_train=dict(num_iterations=50, total_batch_size=65536, eval_tokens=65536, save_every=25),
              base_eval=dict(split_tokens=65536, max_per_task=8), mid_train=dict(num_iterations=10, eval_items=8),
              chat_sft=dict(num_iterations=10, eval_items=8), chat_rl=dict(num_iterations=2), chat_eval=dict(max_items=8))
+
+
+SHORT_FLAGS = [f"{stage}.{k}={v}" for stage, settings in SHORT.items() for k, v in settings.items()]
+SHORT_FLAGS += ["corpus.num_shards=2", "tok_train.max_chars=100000000"]
 
 
 def rehearsal(device):
@@ -252,9 +258,7 @@ def rehearsal(device):
                      "base_train.depth=1", "base_train.max_seq_len=128", "base_train.num_iterations=2"]
             words = ["--preset", "tiny", "--until", "base_train"]
         else:
-            flags = [f"{stage}.{k}={v}" for stage, settings in SHORT.items() for k, v in settings.items()]
-            flags += ["corpus.num_shards=2", "tok_train.max_chars=100000000"]
-            words = ["--preset", "8xh100", "--gpus", "1"]
+            flags, words = SHORT_FLAGS, ["--preset", "8xh100", "--gpus", "1"]
         for flag in flags: words += ["--set", flag]
         began = time.time()
         done = subprocess.run([sys.executable, "-m", "nanochat_course.speedrun", *words], env={**os.environ, "NANOCHAT_COURSE_DIR": folder},

@@ -30,6 +30,15 @@ def test_errors_are_seen(monkeypatch, name, place, wrong):
     monkeypatch.setattr(kernels, place, wrong(getattr(kernels, place)))
     with pytest.raises(AssertionError): kernels.CHECKS[name]("cpu")
 
+def test_flags_of_the_rehearsal_fit_the_preset():
+    "The stages know them, and the plan can be made: on a GPU the rehearsal gets past its start."
+    from nanochat_course.doctor import DoctorConfig, make_job
+    from nanochat_course.speedrun import PRESETS, override, stage_config
+    for stage, flags in override(PRESETS["8xh100"], tuple(kernels.SHORT_FLAGS)).items(): stage_config(stage, flags)
+    job = make_job(DoctorConfig(preset="8xh100", gpus=1, set=tuple(kernels.SHORT_FLAGS)))
+    assert (job.plan.num_iterations, job.plan.depth, job.ranks) == (50, 24, 1)
+
+
 calls = [0]
 def wobble():
     "Every second call is another one."
