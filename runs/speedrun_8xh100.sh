@@ -4,7 +4,7 @@
 #   tmux new -s speedrun                # the run outlives your connection; come back with: tmux attach -t speedrun
 #   bash runs/speedrun_8xh100.sh
 #
-# NEVER RUN ON GPUS SO FAR: every part is tested on CPUs; hours and dollars are arithmetic (chapter 72 does it step by step).
+# NEVER RUN ON GPUS SO FAR: every part is tested on CPUs; hours and dollars are arithmetic (chapter 52 does it step by step).
 #   time    2 to 3.5 hours, nearly all of it pretraining
 #   price   50 to 85 dollars at 3 dollars per GPU and hour
 #   disk    100 GB free: 24 GB of text, 7 GB a checkpoint, of which the last two of each of four stages stay

@@ -65,8 +65,13 @@ def test_no_model(tmp_path):
     assert r.returncode == 2 and "make speedrun" in r.stderr and len(r.stderr.strip().splitlines()) == 1 and not r.stdout
 
 
-def test_best_stage(house):
+def test_the_model_trained_last(house):
     assert find_model()[0] == "chatsft"
+    mid, sft = (house / f"{stage}_checkpoints" / "d1" for stage in ("mid", "chatsft"))
+    times = [(p, p.stat().st_mtime) for p in (mid, sft)]
+    os.utime(mid, (times[1][1] + 60,) * 2)                     # midtraining was done again
+    assert find_model() == ("mid", mid)
+    for p, t in times: os.utime(p, (t, t))
     assert find_model("mid") == ("mid", house / "mid_checkpoints" / "d1")
     assert find_model(tag="d1") == ("chatsft", house / "chatsft_checkpoints" / "d1")
     for kw in (dict(source="base"), dict(source="chatrl"), dict(tag="d9")):

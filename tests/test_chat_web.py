@@ -465,6 +465,12 @@ def test_a_key_if_one_is_set(engine):
         assert ask(web, method="GET", path="/")[0] == ask(web, method="GET", path="/health")[0] == 200
 
 
+def test_tokens_are_not_held_back():
+    "Nagle's algorithm keeps a small packet until the one before it is acknowledged: 40 milliseconds a token."
+    with listen("127.0.0.1", 0) as sock, socket.create_connection(sock.getsockname()):
+        with sock.accept()[0] as connection: assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 # ---- fuzzing
 
 def mutate(rng, x, depth=0):
