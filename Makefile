@@ -54,7 +54,7 @@ readme: setup
 # after editing a notebook: clean it and write the package
 export: setup
 	$(BIN)/nbdev_clean
-	$(BIN)/nbdev_export
+	$(NOTEBOOK) export
 
 clean-nbs: setup
 	$(BIN)/nbdev_clean

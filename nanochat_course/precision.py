@@ -13,14 +13,15 @@ import torch
 from .common import CourseError, Runtime
 from .gpt import Linear
 
-# %% ../nbs/25_precision.ipynb #d1c85c3f
+# %% ../nbs/25_precision.ipynb #c07b9515
 def fp8_reason(
     device:torch.device, # where the matrix products run
 )->str:                  # empty if it can
     "Why this device cannot multiply in 8 bits."
     if device.type != "cuda": return f"device {device.type} has no 8-bit matrix product"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 9):
-        return f"{torch.cuda.get_device_name(device)} is older than the generation that brought 8-bit products (Ada, Hopper)"
+        name = torch.cuda.get_device_name(device)
+        return f"{name} is older than the generation that brought 8-bit products (Ada, Hopper)"
     return ""
 
 def fp8_worthwhile(
@@ -41,9 +42,11 @@ def convert_to_fp8(
     emulate:bool=False,      # round as the hardware would, without it: slow, for tests and figures
 )->list[str]:                # names of the converted layers
     "Let torchao do the matrix products of the large linear layers in 8 bits; weights and their names stay as they are."
-    if recipe not in ("tensorwise", "rowwise"): raise CourseError(f"unknown FP8 recipe {recipe!r}: use tensorwise or rowwise")
-    if not emulate and (reason := fp8_reason(rt.device)): raise CourseError(f"FP8 was asked for, but {reason}: leave --fp8 out")
-    logging.disable(logging.WARNING)                                           # importing it warns of kernels that are not used here
+    if recipe not in ("tensorwise", "rowwise"):
+        raise CourseError(f"unknown FP8 recipe {recipe!r}: use tensorwise or rowwise")
+    reason = "" if emulate else fp8_reason(rt.device)
+    if reason: raise CourseError(f"FP8 was asked for, but {reason}: leave --fp8 out")
+    logging.disable(logging.WARNING)                           # importing it warns of kernels that are not used here
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training  # slow, and seldom needed
     logging.disable(logging.NOTSET)
     config = replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate)

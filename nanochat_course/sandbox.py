@@ -8,12 +8,13 @@ __all__ = ['ALLOWED_CALLS', 'ALLOWED_ARGUMENTS', 'PATIENCE', 'SELF_TEST', 'as_so
            'isolation', 'run_python', 'answer_questions', 'hold_exam', 'completed_program', 'humaneval_result',
            'humaneval_passed']
 
-# %% ../nbs/92_sandbox.ipynb #90c2a1a5
+# %% ../nbs/92_sandbox.ipynb #ea241bc4
 import ctypes, functools, inspect, math, os, re, shutil, signal, subprocess, sys, sysconfig, tempfile, time
 from dataclasses import dataclass
 from glob import glob
 from multiprocessing.connection import wait
 from pathlib import Path
+from fastcore.basics import patch
 from .common import CourseError
 
 # %% ../nbs/92_sandbox.ipynb #804948d9
@@ -165,7 +166,7 @@ def wall(
     if "calls" in bricks: steps.append((filter_calls, dict(program=call_filter())))
     return steps
 
-# %% ../nbs/92_sandbox.ipynb #328e7cc6
+# %% ../nbs/92_sandbox.ipynb #8fd5b954
 PATIENCE = 4 # seconds on the wall for each second of processor time that a program may use
 
 @dataclass(frozen=True)
@@ -204,49 +205,63 @@ class Program:
         self.output = {self.process.stdout: bytearray(), self.process.stderr: bytearray()}
         self.open = set(self.output)                                        # pipes that may still bring something
 
-    def ended(self)->bool:
-        "Has the process ended? It stays a zombie, so that its number is not given to another."
-        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def read(self, ready):
-        "Take what the pipes hold."
-        for pipe in self.open & set(ready):
-            data = os.read(pipe.fileno(), 2**16)
-            self.output[pipe] += data
-            if not data: self.open.remove(pipe)
-
-    def excess(self, timeout:float, deadline:float)->str: # "" if all is well
-        "Which of the parent's limits has been passed?"
-        if max(map(len, self.output.values())) > self.most_output: return "output"
-        with os.scandir(self.scratch) as entries: sizes = [_size(e) for e in entries]
-        if sum(sizes) > self.most_disk or len(sizes) > self.most_files: return "disk"
-        return "timeout" if time.monotonic() > deadline or _processor_time(self.process.pid) > timeout else ""
-
-    def kill(self, reason:str=""):
-        "End it; the first reason counts."
-        self.reason = self.reason or reason
-        os.killpg(self.process.pid, signal.SIGKILL)
-
-    def close(self)->Result:
-        "Read the rest, kill what is left, remove the folder, and say how it went."
-        while ready := wait(self.open, 0): self.read(ready)
-        self.kill()
-        status = self.process.wait()
-        for pipe in self.output: pipe.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        stdout, stderr = (bytes(o[:self.most_output]).decode("utf-8", "replace") for o in self.output.values())
-        last = stderr.strip().rpartition("\n")[2]
-        found = f"signal {-status}" if status < 0 else "memory" if last.startswith("MemoryError") else "error"
-        reason = self.reason or (found if status else "")
-        return Result(not reason, stdout, stderr, reason)
-
+# %% ../nbs/92_sandbox.ipynb #e9b84aad
 def _processor_time(pid): # seconds; 0 where the system has no such clock, or the process has ended
-    try: return time.clock_gettime(~pid << 3 | 2)                          # Linux: the clock of another process
+    try: return time.clock_gettime(~pid << 3 | 2)
     except (OSError, AttributeError): return 0.
 
 def _size(entry): # bytes on disk; 0 for a file that has just been removed
     try: return entry.stat(follow_symlinks=False).st_blocks * 512
     except OSError: return 0
+
+@patch
+def ended(self:Program)->bool:
+    "Has the process ended? It stays a zombie, so that its number is not given to another."
+    return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+@patch
+def read(self:Program,
+    ready:list,        # pipes that have something to read
+):
+    "Take what the pipes hold."
+    for pipe in self.open & set(ready):
+        data = os.read(pipe.fileno(), 2**16)
+        self.output[pipe] += data
+        if not data: self.open.remove(pipe)
+
+@patch
+def excess(self:Program,
+    timeout:float,     # seconds of processor time
+    deadline:float,    # on the wall, by time.monotonic
+)->str:                # "" if all is well
+    "Which of the parent's limits has been passed?"
+    if max(map(len, self.output.values())) > self.most_output: return "output"
+    with os.scandir(self.scratch) as entries: sizes = [_size(e) for e in entries]
+    if sum(sizes) > self.most_disk or len(sizes) > self.most_files: return "disk"
+    return "timeout" if time.monotonic() > deadline or _processor_time(self.process.pid) > timeout else ""
+
+# %% ../nbs/92_sandbox.ipynb #d145d906
+@patch
+def kill(self:Program,
+    reason:str="",     # why, if it was not over yet
+):
+    "End it; the first reason counts."
+    self.reason = self.reason or reason
+    os.killpg(self.process.pid, signal.SIGKILL)
+
+@patch
+def close(self:Program)->Result:
+    "Read the rest, kill what is left, remove the folder, and say how it went."
+    while ready := wait(self.open, 0): self.read(ready)
+    self.kill()
+    status = self.process.wait()
+    for pipe in self.output: pipe.close()
+    shutil.rmtree(self.scratch, ignore_errors=True)
+    stdout, stderr = (bytes(o[:self.most_output]).decode("utf-8", "replace") for o in self.output.values())
+    last = stderr.strip().rpartition("\n")[2]
+    found = f"signal {-status}" if status < 0 else "memory" if last.startswith("MemoryError") else "error"
+    reason = self.reason or (found if status else "")
+    return Result(not reason, stdout, stderr, reason)
 
 # %% ../nbs/92_sandbox.ipynb #93b13c97
 def supervise(

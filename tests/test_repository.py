@@ -84,7 +84,7 @@ def test_metadata_is_in_one_place():
 
 
 def test_nothing_is_pickled():
-    for path in (ROOT / "nanochat_course").glob("*.py"):
+    for path in (ROOT / "nanochat_course").rglob("*.py"):
         text = path.read_text()
         assert "import pickle" not in text and "torch.save(" not in text, f"{path.name} pickles"
         for call in re.findall(r"torch\.load\([^)]*\)", text): assert "weights_only=True" in call
@@ -103,7 +103,7 @@ def test_requirements_are_stated_and_explained():
     name = lambda requirement: re.match(r"[\w-]+", requirement)[0].lower().replace("_", "-")
     stated = {name(r) for r in config["DEFAULT"]["requirements"].split()}
     called = {"yaml": "pyyaml", "markdown_it": "markdown-it-py", "prompt_toolkit": "prompt-toolkit"}
-    for path in (ROOT / "nanochat_course").glob("*.py"):
+    for path in (ROOT / "nanochat_course").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for module in {n.partition(".")[0] for n in names} - sys.stdlib_module_names - {"nanochat_course"}:

@@ -75,12 +75,13 @@ def test_no_link_inside_the_site_is_broken(pages):
 def test_every_public_name_has_a_place_of_its_own(pages):
     import importlib
     for path in (ROOT / "nbs").glob("[0-9]*.ipynb"):
-        if not (ROOT / "nanochat_course" / f"{path.stem[3:]}.py").exists(): continue      # exports nothing
-        module = importlib.import_module(f"nanochat_course.{path.stem[3:]}")
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if callable(thing) and getattr(thing, "__module__", "") == module.__name__ and getattr(thing, "__name__", "") == name:
-                assert f"{module.__name__}.{name}" in pages[0][f"{path.stem}.html"].ids
+        for place in (path.stem[3:], f"labs.{path.stem[3:]}"):
+            if not (ROOT / "nanochat_course" / f"{place.replace('.', '/')}.py").exists(): continue      # exports nothing there
+            module = importlib.import_module(f"nanochat_course.{place}")
+            for name in module.__all__:
+                thing = getattr(module, name)
+                if callable(thing) and getattr(thing, "__module__", "") == module.__name__ and getattr(thing, "__name__", "") == name:
+                    assert f"{module.__name__}.{name}" in pages[0][f"{path.stem}.html"].ids
 
 
 def test_markup_that_readers_should_not_see(pages):

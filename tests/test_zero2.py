@@ -3,7 +3,8 @@ import os, random, signal, subprocess, sys, time, types
 import pytest, torch, torch.multiprocessing as mp
 from nanochat_course.common import CourseError, Runtime, runtime
 from nanochat_course.optim import MuonAdamW
-from nanochat_course.zero2 import DistMuonAdamW, awkward_parameters, deal, make_optimizer, run_ranks
+from nanochat_course.labs.zero2 import awkward_parameters, run_ranks
+from nanochat_course.zero2 import DistMuonAdamW, deal, make_optimizer
 
 # One description of a run serves both sides: the ranks each make their own gradients, the single process makes everybody's.
 CASES = {
@@ -379,14 +380,14 @@ def test_a_killed_rank_is_named_by_the_others(tmp_path, victim):
 def drift(rt): return "the script's own"      # the package has a function of this name
 
 def test_a_script_runs_its_own_functions(tmp_path):
-    (tmp_path / "script.py").write_text("from nanochat_course.zero2 import run_ranks\n"
+    (tmp_path / "script.py").write_text("from nanochat_course.labs.zero2 import run_ranks\n"
                                         "def drift(rt): return f'mine on {rt.rank}'\n"
                                         "if __name__ == '__main__': print(run_ranks(drift, 2))\n")
     done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "['mine on 0', 'mine on 1']", done.stderr
 
 def test_a_notebooks_own_function_is_not_taken_for_the_packages(monkeypatch):
-    from nanochat_course import zero2
+    from nanochat_course.labs import zero2
     notebook = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", notebook)
     for fn in (drift, zero2.descend): monkeypatch.setattr(fn, "__module__", "__main__")
