@@ -94,7 +94,7 @@ class Job:
         self.count += 1
         return token, forced
 
-# %% ../nbs/74_chat_web.ipynb #2f826c61
+# %% ../nbs/74_chat_web.ipynb #3b155477
 class Batch:
     "Answers to different conversations in one key-value cache; they join and leave between two steps."
     def __init__(self,
@@ -110,7 +110,8 @@ class Batch:
     def rows(self, n:int)->KVCache: # shares its memory with the whole cache
         "The first n rows of the cache, as a cache."
         view = object.__new__(KVCache)
-        view.k, view.v, view.lengths = self.cache.k[:, :n], self.cache.v[:, :n], self.cache.lengths[:n]
+        view.k, view.v = self.cache.k[:, :n], self.cache.v[:, :n]
+        view.ids, view.lengths = self.cache.ids[:n], self.cache.lengths[:n]
         return view
 
     def join(self, jobs:list):
@@ -122,6 +123,7 @@ class Batch:
         a, b = len(self.jobs), len(self.jobs) + len(jobs)
         self.cache.k[:, a:b, :, :small.max_len] = small.k[:, source]
         self.cache.v[:, a:b, :, :small.max_len] = small.v[:, source]
+        self.cache.ids[a:b, :small.max_len] = small.ids[source]
         self.cache.lengths[a:b], self.logits[a:b] = small.lengths[source], logits[source]
         for job in jobs: job.u = uniforms([job.seed], self.context)[0].tolist()
         self.jobs += jobs
@@ -132,6 +134,7 @@ class Batch:
             last = len(self.jobs) - 1
             if i < last:
                 for x in (self.cache.k, self.cache.v): x[:, i].copy_(x[:, last])
+                self.cache.ids[i].copy_(self.cache.ids[last])
                 self.cache.lengths[i], self.logits[i] = self.cache.lengths[last].clone(), self.logits[last].clone()
                 self.jobs[i] = self.jobs[last]
             self.jobs.pop()
