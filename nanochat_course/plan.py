@@ -63,7 +63,7 @@ def largest_batch(
 # %% ../nbs/75_plan.ipynb #f9762d28
 UTILISATION = 0.5   # of the bf16 peak; published runs of this kind on eight H100s lie between 0.45 and 0.65
 
-# %% ../nbs/75_plan.ipynb #4f97360a
+# %% ../nbs/75_plan.ipynb #bba8c555
 SHARD_BYTES, SHARD_CHARS, CHARS_PER_TOKEN = 100e6, 250e6, 4.75   # of the real corpus, with a vocabulary of 32,768
 ENVIRONMENT = 8e9                                               # the Python environment with CUDA
 
@@ -73,7 +73,7 @@ def storage(
     "What lies on the disk: text, checkpoints, the environment."
     shards = 1 + -(-int(1.1 * p.tokens * CHARS_PER_TOKEN) // int(SHARD_CHARS))           # and the validation shard
     n = p.params
-    checkpoint = 4 * n["total"] + 4 * (2 * (n["embedding"] + n["unembedding"]) + n["matrix"])
+    checkpoint = 4 * n["total"] + 4 * (2 * n["total"] - n["matrix"])                     # weights; AdamW keeps two numbers, Muon one
     return dict(shards=shards, download=round(shards * SHARD_BYTES), disk=round(shards * SHARD_BYTES + 3 * checkpoint + ENVIRONMENT))
 
 # %% ../nbs/75_plan.ipynb #61b494ec
