@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'ORDER', 'GPUS', 'SINGLE', 'CHECKPOINTS', 'WATCHING', 'cho
            'fingerprint', 'plan_stages', 'lost_summaries', 'keep_aside', 'set_aside', 'run_stage', 'SpeedrunConfig',
            'begin', 'ending', 'do_stage', 'run_stages', 'speedrun', 'main']
 
-# %% ../nbs/72_speedrun.ipynb #b3258e67
+# %% ../nbs/72_speedrun.ipynb #fd9e5d57
 import contextlib, difflib, hashlib, importlib, io, json, os, re, shutil, signal, subprocess, sys, tempfile, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Annotated
 import torch, tyro
 from .common import LOCK, TRAIN_LOCK, CourseError, alone, base_dir, load_result, make_or, read_json, run_main
 from .common import sign, write_json
+from .recipe import RECORD
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/72_speedrun.ipynb #d89123b3
+# %% ../nbs/72_speedrun.ipynb #e08d45ee
 PRESETS = {
     "tiny": dict(     # a rehearsal: every stage in seconds, learns nothing worth mentioning
         tok_train=dict(vocab_size=1024, max_chars=2_000_000),
@@ -39,7 +40,7 @@ PRESETS = {
     "gpu": dict(      # one GPU of 24 GB or more; downloads about 2 GB of text
         corpus=dict(source="climbmix", num_shards=24),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
-        base_train=dict(depth=12, model_tag="d12", corpus="climbmix", max_seq_len=2048, device_batch_size=16, eval_tokens=2**21, save_every=500),
+        base_train=dict(RECORD, depth=12, model_tag="d12", corpus="climbmix", max_seq_len=2048, device_batch_size=16, eval_tokens=2**21, save_every=500),
         base_eval=dict(model_tag="d12", corpus="climbmix"),
         mid_train=dict(model_tag="d12", corpus="climbmix", device_batch_size=4),
         chat_sft=dict(model_tag="d12", corpus="climbmix", device_batch_size=4),
@@ -48,7 +49,7 @@ PRESETS = {
     "8xh100": dict(   # the real run
         corpus=dict(source="climbmix", num_shards=240),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
-        base_train=dict(depth=24, model_tag="d24", corpus="climbmix", max_seq_len=2048, window_pattern="SSSL", target_param_data_ratio=8.,
+        base_train=dict(RECORD, depth=24, model_tag="d24", corpus="climbmix", max_seq_len=2048, target_param_data_ratio=8.,
                         device_batch_size=16, fp8=True, eval_tokens=20 * 2**19, save_every=1000),
         base_eval=dict(model_tag="d24", corpus="climbmix"),
         mid_train=dict(model_tag="d24", corpus="climbmix", device_batch_size=1),
