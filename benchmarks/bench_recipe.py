@@ -1,4 +1,4 @@
-"""What is each part of the record's recipe worth at small size? python benchmarks/bench_recipe.py [--steps 300] [--seeds 3]
+"""What is each part of the record's recipe worth at small size? python benchmarks/bench_recipe.py [--steps 200] [--seeds 3]
 
 Trains one small model again and again with one part changed: loss by step and by second, and validation at the end, to
 benchmarks/results/recipe_cpu.json, which the chapter on the recipe draws. The text is the documentation of the standard library,
@@ -90,7 +90,7 @@ def contenders():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300, help="of each run")
+    parser.add_argument("--steps", type=int, default=200, help="of each run")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each contender")
     parser.add_argument("--minutes", type=float, default=7.5, help="no new seed after this time if it would not fit")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the result goes")
