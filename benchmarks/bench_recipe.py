@@ -65,8 +65,9 @@ def run(change, rows, held_out, steps, seed):
     flags = dict(SIZE, num_iterations=steps, seed=seed, momentum_warmup=steps // 6, **change)
     config = BaseTrainConfig(**flags)
     p = base_plan(config, VOCAB)
-    torch.manual_seed(seed)
-    model = GPT(GPTConfig(**p.model_config()), torch.float32).init_weights()
+    model = GPT(GPTConfig(**p.model_config()), torch.float32)
+    torch.manual_seed(seed)                                                         # the same weights, whatever parts there are
+    model.init_weights()
     optimizer, schedule = MuonAdamW(param_groups(model, **p.learning_rates(), **optimizer_settings(config))), p.schedule()
     losses, seconds = [], 0.
     for i in range(steps):
