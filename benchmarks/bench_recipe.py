@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from nanochat_course.base_train import BaseTrainConfig, base_plan, optimizer_settings
-from nanochat_course.common import Runtime, machine, write_json
+from nanochat_course.common import machine, write_json
 from nanochat_course.corpus import deduplicate, file_documents, python_sources
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.optim import MuonAdamW, param_groups
@@ -85,7 +85,7 @@ def run(change, rows, held_out, steps, seed):
 
 def contenders():
     "The base recipe, each group of settings alone, and all of them."
-    every = {flag: value for flag, value in RECORD.items() if flag != "momentum_warmup"}
+    every = {flag: value for flag, value in RECORD.items() if flag not in ("momentum_warmup", "warmup_steps")}   # made for longer runs
     return {"base": {}, **{name: {flag: every[flag] for flag in flags if flag in every} for name, flags in GROUPS.items()}, "everything": every}
 
 

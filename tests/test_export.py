@@ -1,13 +1,12 @@
 "Exported models against transformers, tokenizers and nanochat's own arithmetic; what cannot be exported is refused."
 import json, math, os, random, subprocess, sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest, torch, torch.nn.functional as F
 
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime
-from nanochat_course.export import ExportConfig, export, from_nanochat, hf_name, hf_tokenizer, not_expressible, to_hf
+from nanochat_course.export import ExportConfig, export, from_nanochat, hf_name, hf_tokenizer, to_hf
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
 from test_hostile import strings
