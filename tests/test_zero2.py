@@ -454,7 +454,9 @@ def test_the_training_loop_with_two_ranks_is_the_loop_with_one(accum, record):
     two = run_ranks(losses_of_a_tiny_gpt, 2, None, 4, 8, accum, record)
     one = losses_of_a_tiny_gpt(Runtime(torch.device("cpu"), torch.float32), accum=accum, record=record)
     assert len(one) == 8
-    for a, b in zip(one, two[0]): assert a == pytest.approx(b, rel=2e-4)
+    assert one[0] == pytest.approx(two[0][0], rel=1e-6), "the first gradient has seen no optimizer"
+    noise = 2e-3 if record else 2e-4             # the record lifts small rows and with them rounding: rows in another order, in one process, differ by 3e-4
+    for a, b in zip(one, two[0]): assert a == pytest.approx(b, rel=noise)
 
 def trained_on_text(rt, folder, directory, steps, accum):
     "Train a tiny GPT on a corpus, from the last checkpoint if there is one; losses by step."
