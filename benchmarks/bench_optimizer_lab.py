@@ -8,7 +8,7 @@ import argparse, tempfile
 from pathlib import Path
 
 from nanochat_course.common import CourseError, write_json
-from nanochat_course.optimizer_lab import OptimizerLabConfig, optimizer_lab, plain
+from nanochat_course.labs.optimizer_lab import OptimizerLabConfig, optimizer_lab, plain
 
 HERE = Path(__file__).resolve().parent
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -101,7 +101,7 @@ class _Loader(SourceFileLoader):
     "Python's own loader, and the docstrings afterwards."
     def exec_module(self, module):
         super().exec_module(module)
-        if sys.flags.optimize < 2 and module.__name__.count(".") == 1 and not module.__name__.endswith("._modidx"):
+        if sys.flags.optimize < 2 and not module.__name__.endswith("._modidx"):
             _document(module, self.get_source(module.__name__))
 
 

@@ -6,7 +6,8 @@ import pytest
 from fastcore.docments import docments
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted(p.stem for p in (ROOT / "nanochat_course").glob("*.py") if not p.stem.startswith("_"))
+PACKAGE = ROOT / "nanochat_course"
+MODULES = sorted(".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if not p.stem.startswith("_"))
 
 
 def public(module):

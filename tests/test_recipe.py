@@ -83,7 +83,7 @@ def test_groups_cover_the_recipe_once():
 def test_table_and_its_chapter():
     table = recipe_table()
     for s in RECIPE: assert f"| {s.what} |" in table and f"`--{s.flag.replace('_', '-')}`" in table
-    cells = json.loads((ROOT / "nbs" / "61_base_train.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "nbs" / "32_base_train.ipynb").read_text())["cells"]
     shown = [o for c in cells if "recipe_table()" in "".join(c["source"]) and c["cell_type"] == "code" for o in c["outputs"]]
     assert any("".join(o["data"].get("text/markdown", "")).strip() == table.strip() for o in shown), "the chapter shows an old table: build it again"
 

@@ -3,9 +3,10 @@ import functools, itertools
 import pytest, torch, torch.nn as nn
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.optim import MuonAdamW
-from nanochat_course.zero2 import integer_gradient, largest_difference, run_ranks
-from nanochat_course.zero3 import (Awkward, Dot, FlatShard, RowMuonAdamW, Zero3, adamw_groups, awkward_run, bytes_written, collectives, compare, distance,
-                                   muon_ways, on_the_wire, refusal, sentence, small_gpt)
+from nanochat_course.labs.zero2 import integer_gradient, largest_difference, run_ranks
+from nanochat_course.labs.zero3 import (Awkward, Dot, adamw_groups, awkward_run, bytes_written, collectives, compare, distance, muon_ways,
+                                        on_the_wire, refusal, sentence, small_gpt)
+from nanochat_course.zero3 import FlatShard, RowMuonAdamW, Zero3
 
 ALONE = Runtime(torch.device("cpu"), torch.float32)
 CASES = {

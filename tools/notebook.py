@@ -6,9 +6,10 @@
     python tools/notebook.py run   NAME ...   run nbs/NAME.ipynb in place, so that its stored outputs are new
     python tools/notebook.py test [NAME ...]  run notebooks (all of them, two at a time) without storing anything, and after each the
                                               solved exercises and known wrong answers of tests/exercises/NAME.py
+    python tools/notebook.py export           export all notebooks and write the module index
     python tools/notebook.py check            fail when a notebook is not clean or a module is not what its notebook exports
 """
-import fcntl, hashlib, os, subprocess, sys, tempfile, time
+import fcntl, hashlib, os, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,22 +33,38 @@ def fold_hidden(nb):
     "What the website leaves out is folded in JupyterLab and VS Code as well: setup cells, and cells that compute a folded answer."
     for cell in nb.cells:
         if cell.cell_type != "code": continue
-        hidden = any(line.replace(" ", "") in ("#|hide", "#|echo:false", "#|hide_input") for line in cell.source.splitlines()[:6])
+        hidden = any(line.replace(" ", "") in ("#|hide", "#|echo:false", "#|hide_input", "#|code-fold:true") for line in cell.source.splitlines()[:6])
         cell.metadata = {"jupyter": {"source_hidden": True}} if hidden else {}
 
 
-def export(path):
-    "Export one notebook's module; one process at a time."
+def write_modules(path, lib):
+    "Export a notebook's modules. One that is named in `#| export labs.x` is written anew; nbdev alone would append to it each time."
     from nbdev.export import nb_export
+    from nbdev.maker import ModuleMaker
+    def without_options(cell): cell.source = re.sub(r"\A(#\|.*\n)+", "", cell.source)     # of the page, as `code-fold`
+    nb_export(path, lib, procs=[without_options], mod_maker=lambda *args, **settings: ModuleMaker(*args, **settings | dict(is_new=True)))
+
+
+def export(path):
+    "Export one notebook's modules; one process at a time."
     with open(Path(tempfile.gettempdir()) / "nanochat_course_export.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        nb_export(path, LIB)
+        write_modules(path, LIB)
+
+
+def export_all():
+    "What nbdev_export does, with `write_modules`."
+    from nbdev.config import add_init
+    from nbdev.doclinks import _build_modidx
+    for path in sorted(NBS.glob("*.ipynb")): export(path)
+    add_init(LIB)
+    _build_modidx()
 
 
 def clean(path):
     from nbdev.clean import process_write, clean_nb
     from functools import partial
-    process_write(warn_msg=f"cannot clean {path}", proc_nb=partial(clean_nb, clear_all=False), f_in=path)
+    process_write(warn_msg=f"cannot clean {path}", proc_nb=partial(clean_nb, clear_all=False, allowed_cell_metadata_keys=["jupyter"]), f_in=path)
 
 
 def write(nb, path):
@@ -149,7 +166,6 @@ def body(path):
 def check():
     "Notebooks clean, modules in step: clean and export into a scratch copy and compare."
     import shutil
-    from nbdev.export import nb_export
     bad = []
     with tempfile.TemporaryDirectory() as scratch:
         lib = Path(scratch) / LIB.name
@@ -159,20 +175,23 @@ def check():
             shutil.copy(path, copy)
             clean(copy)
             if copy.read_bytes() != path.read_bytes(): bad.append(f"{path.name} is not clean: run make clean-nbs")
-            nb_export(path, lib)
-        for module in sorted(lib.glob("*.py")):
-            mine = LIB / module.name
+            write_modules(path, lib)
+        for module in sorted(lib.rglob("*.py")):
+            name = module.relative_to(lib)
+            mine = LIB / name
             if not mine.exists() or body(mine) != body(module):
-                bad.append(f"nanochat_course/{module.name} is not what its notebook exports: run make export, or nbdev_update after editing it")
-        for mine in sorted(LIB.glob("*.py")):
-            if not (lib / mine.name).exists() and not mine.name.startswith("_"): bad.append(f"nanochat_course/{mine.name} belongs to no notebook")
+                bad.append(f"nanochat_course/{name} is not what its notebook exports: run make export, or nbdev_update after editing it")
+        for mine in sorted(LIB.rglob("*.py")):
+            name = mine.relative_to(LIB)
+            if not (lib / name).exists() and not mine.name.startswith("_"): bad.append(f"nanochat_course/{name} belongs to no notebook")
     print("\n".join(bad) if bad else "notebooks are clean and in step with the package")
     return len(bad)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in ("text", "build", "draft", "run", "test", "test_one", "check"): raise SystemExit(__doc__)
+    if len(sys.argv) < 2 or sys.argv[1] not in ("text", "build", "draft", "run", "test", "test_one", "export", "check"): raise SystemExit(__doc__)
     names = [name.removesuffix(".py").removesuffix(".ipynb").split("/")[-1] for name in sys.argv[2:]]
+    if sys.argv[1] == "export": raise SystemExit(export_all())
     if sys.argv[1] == "check": raise SystemExit(check())
     if sys.argv[1] == "test": raise SystemExit(test(names))
     for name in names: globals()[sys.argv[1]](name)

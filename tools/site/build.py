@@ -32,17 +32,23 @@ def defined(source):
 
 
 def exported(cell):
-    return cell["cell_type"] == "code" and re.match(r"(#\|.*\n)*#\| *export\b", "".join(cell["source"]))
+    "The module that a cell is exported to: named in `#| export labs.x`, empty for the notebook's own; None where it is not exported."
+    found = cell["cell_type"] == "code" and re.match(r"(?:#\|.*\n)*#\| *export\b *([\w.]*)", "".join(cell["source"]))
+    return found[1] if found else None
 
 
 def find_names(paths):
     "{name: {notebook: anchor}} of everything that the notebooks export."
     index = {}
     for path in paths:
-        for cell in filter(exported, json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        text = path.read_text(encoding="utf-8")
+        own = re.search(r"#\| *default_exp +([\w.]+)", text)
+        for cell in json.loads(text)["cells"]:
+            if (named := exported(cell)) is None: continue
+            module = named or own[1]
             for name in defined("".join(cell["source"])):
-                anchor = f"nanochat_course.{path.stem[3:]}.{name}"
-                for called in (name, f"{path.stem[3:]}.{name}", anchor): index.setdefault(called, {})[path.stem] = anchor
+                anchor = f"nanochat_course.{module}.{name}"
+                for called in (name, f"{module}.{name}", anchor): index.setdefault(called, {})[path.stem] = anchor
     return index
 
 
@@ -77,6 +83,7 @@ def process(path, index):
     nb = NBProcessor(nb=dict2nb(raw), procs=[populate_language, strip_ansi, hide_line, rm_header_dash, hide_])
     module = next((c.directives_["default_exp"][0] for c in nb.nb.cells if "default_exp" in c.directives_), "")
     exports = {id(c): defined(c.source) for c in nb.nb.cells if "export" in c.directives_}
+    modules = {id(c): (c.directives_["export"] or [module])[0] for c in nb.nb.cells if "export" in c.directives_}
     nb.process()
     cells = []
     for c in nb.nb.cells:
@@ -84,8 +91,8 @@ def process(path, index):
         c.source = c.source.strip("\n")
         if c.cell_type == "markdown": c.source = link_names(c.source, path.stem, index)
         if id(c) in exports:
-            c.source = f'#| classes: export\n#| module: nanochat_course.{module}\n{c.source}'
-            anchors = [f'<div id="nanochat_course.{module}.{name}"></div>' for name in exports[id(c)]]
+            c.source = f'#| classes: export\n#| module: nanochat_course.{modules[id(c)]}\n{c.source}'
+            anchors = [f'<div id="nanochat_course.{modules[id(c)]}.{name}"></div>' for name in exports[id(c)]]
             if anchors: cells.append(mk_cell("\n".join(anchors), "markdown"))
         for o in c.get("outputs", []): show_elsewhere(o, path.stem, index)
         cells.append(c)
