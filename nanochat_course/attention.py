@@ -182,7 +182,7 @@ def attention(
     if backend == "naive": return naive_attention(q, k, v, window)
     raise CourseError(f"attention backend {backend!r} cannot serve window {window} of {T} tokens: use auto, full (no window), blocks, flex or naive")
 
-# %% ../nbs/11_attention.ipynb #e21f410e
+# %% ../nbs/11_attention.ipynb #6c180f7b
 class KVCache:
     "Keys and values of the tokens seen so far, for every layer; rows may have different lengths."
     def __init__(self,
@@ -196,6 +196,7 @@ class KVCache:
     ):
         self.k = torch.zeros(n_layer, batch_size, n_kv_head, max_len, head_dim, device=device, dtype=dtype)
         self.v = torch.zeros_like(self.k)
+        self.ids = torch.zeros(batch_size, max_len, dtype=torch.int64, device=device)  # see `remember`
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)   # (B,) tokens stored per row
 
     @property
@@ -218,6 +219,15 @@ class KVCache:
         new = torch.arange(T, device=self.k.device)
         self.positions = new + self.first if self.even else self.lengths[:, None] + new
         return self.positions
+
+    def remember(self,
+        idx:torch.Tensor,    # (B, T) ids of the new tokens, after `start`
+    )->torch.Tensor:         # (B, 1) ids of the tokens before them, -1 where there is none
+        "Store the new tokens' ids; for models that look at the previous token itself."
+        row = torch.arange(self.batch_size, device=idx.device)[:, None]            # (B, 1)
+        before = self.ids[row, (self.lengths[:, None] - 1).clamp(min=0)]
+        self.ids[row, self.positions] = idx
+        return before.masked_fill(self.lengths[:, None] == 0, -1)
 
     def attend(self,
         layer:int,           # index of the layer
@@ -256,7 +266,8 @@ class KVCache:
     ):          # a new KVCache
         "A copy that holds these rows."
         rows, new = torch.as_tensor(rows, device=self.k.device), object.__new__(KVCache)
-        new.k, new.v, new.lengths = self.k[:, rows], self.v[:, rows], self.lengths[rows]
+        new.k, new.v = self.k[:, rows], self.v[:, rows]
+        new.ids, new.lengths = self.ids[rows], self.lengths[rows]
         return new
 
     def expand(self,

@@ -132,6 +132,7 @@ class Batch:
         new = slice(len(self.jobs), len(self.jobs) + len(jobs))     # rows behind the last one taken
         self.cache.k[:, new, :, :small.max_len] = small.k[:, source]
         self.cache.v[:, new, :, :small.max_len] = small.v[:, source]
+        self.cache.ids[new, :small.max_len] = small.ids[source]
         self.cache.lengths[new] = small.lengths[source]
         self.logits[new] = logits[source]
         for job in jobs: job.u = uniforms([job.seed], self.context)[0].tolist()
@@ -144,7 +145,8 @@ def rows(self:Batch,
 )->KVCache:            # shares its memory with the whole cache
     "The first n rows of the cache, as a cache."
     view = object.__new__(KVCache)
-    view.k, view.v, view.lengths = self.cache.k[:, :n], self.cache.v[:, :n], self.cache.lengths[:n]
+    view.k, view.v = self.cache.k[:, :n], self.cache.v[:, :n]
+    view.ids, view.lengths = self.cache.ids[:n], self.cache.lengths[:n]
     return view
 
 @patch
@@ -193,6 +195,7 @@ def drop(self:Batch,
         last = len(self.jobs) - 1
         if i < last:
             for x in (self.cache.k, self.cache.v): x[:, i].copy_(x[:, last])
+            self.cache.ids[i].copy_(self.cache.ids[last])
             self.cache.lengths[i] = self.cache.lengths[last].clone()
             self.logits[i] = self.logits[last].clone()
             self.jobs[i] = self.jobs[last]

@@ -32,7 +32,7 @@ def linear_of(
     few = 3 if w.dtype == torch.float32 else 0                                   # for a few rows in float32 the plain product is faster
     return lambda x: F.linear(x, w) if len(x) <= few else call(x, packed, None, "none", [], "")
 
-# %% ../nbs/40_engine.ipynb #00adec64
+# %% ../nbs/40_engine.ipynb #af788370
 def norm(
     x:torch.Tensor,         # (…, n)
     eps:float=1e-6,         # as in the model
@@ -64,7 +64,8 @@ class Decoder:
     @staticmethod
     def fits(model)->bool: # later additions to the architecture are fields that are off by default
         "Is this the plain architecture?"
-        own = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "window_pattern", "rotary_base", "softcap")
+        own = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "window_pattern", "rotary_base", "softcap",
+               "short_window", "wte_init", "c_fc_init")
         return type(model) is GPT and GPTConfig(**{f: getattr(model.config, f) for f in own}) == model.config
 
     def new_cache(self, rows:int, max_len:int)->KVCache:
@@ -95,7 +96,7 @@ class Decoder:
 
     def cap(self, logits): return torch.tanh(logits / self.config.softcap).mul_(self.config.softcap)
 
-# %% ../nbs/40_engine.ipynb #a0e20861
+# %% ../nbs/40_engine.ipynb #625243c2
 class ModelDecoder:
     "The same for any other architecture: a copy of the model itself, cast once."
     def __init__(self, model, dtype):
@@ -103,7 +104,7 @@ class ModelDecoder:
         for kind, tensors in (("_parameters", model.named_parameters()), ("_buffers", model.named_buffers())):
             for name, t in tensors:
                 module, _, leaf = name.rpartition(".")
-                t = t.detach().to(dtype) if kind == "_parameters" else t.detach()
+                t = t.detach().to(dtype) if kind == "_parameters" and t.ndim > 1 else t.detach()   # factors keep their digits
                 getattr(self.model.get_submodule(module), kind)[leaf] = torch.nn.Parameter(t, requires_grad=False) if kind == "_parameters" else t
         self.model.eval()
 
@@ -319,7 +320,7 @@ class Row:
         self.tokens, self.mask, self.logprobs, self.stop = [], [], [], None
         self.tool = ToolUse(tokenizer)
 
-# %% ../nbs/40_engine.ipynb #3396daa7
+# %% ../nbs/40_engine.ipynb #87995b43
 def token_ids(
     prompt,    # list, tuple, array or tensor of token ids
 )->list:       # of int
@@ -383,6 +384,7 @@ class Engine:
         cache = decoder.new_cache(len(rows), max(len(r.prompt) + r.limit for r in rows))
         origin = torch.arange(len(prompts), device=device).repeat_interleave(num_samples)
         cache.k[..., :small.max_len, :], cache.v[..., :small.max_len, :] = small.k[:, origin], small.v[:, origin]
+        cache.ids[:, :small.max_len] = small.ids[origin]
         cache.lengths, logits = small.lengths[origin], logits[origin]
         u = uniforms(seeds, room).to(device) if temperature > 0 else None
         alive, t = rows, 0

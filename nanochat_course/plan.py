@@ -74,7 +74,7 @@ def storage(
     "What lies on the disk: text, checkpoints, the environment."
     shards = 1 + shards_for(p.tokens)                                                    # and the validation shard
     n = p.params
-    checkpoint = 4 * n["total"] + 4 * (2 * (n["embedding"] + n["unembedding"]) + n["matrix"])
+    checkpoint = 4 * n["total"] + 4 * (2 * n["total"] - n["matrix"])                     # weights; AdamW keeps two numbers, Muon one
     return dict(shards=shards, download=round(shards * SHARD_BYTES), disk=round(shards * SHARD_BYTES + 3 * checkpoint + ENVIRONMENT))
 
 # %% ../nbs/53_plan.ipynb #61b494ec

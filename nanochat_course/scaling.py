@@ -4,44 +4,65 @@
 
 # %% auto #0
 __all__ = ['REF_DEPTH', 'REF_WIDTH', 'REF_BATCH', 'MIN_STEPS', 'SMALL_RUN', 'SMALL_LR_SCALE', 'PEAK_FLOPS', 'parameter_counts',
-           'flops_per_token', 'asked', 'horizon', 'batch_law', 'power_of_two', 'batch_plan', 'learning_rates',
-           'lr_multiplier', 'muon_momentum', 'weight_decay_multiplier', 'Schedule', 'check_settings', 'model_shape',
-           'Plan', 'plan', 'activation_bytes', 'memory_per_rank', 'peak_flops', 'mfu', 'cost']
+           'part_counts', 'flops_per_token', 'asked', 'horizon', 'batch_law', 'power_of_two', 'batch_plan',
+           'learning_rates', 'lr_multiplier', 'muon_momentum', 'weight_decay_multiplier', 'Schedule', 'check_settings',
+           'model_shape', 'Plan', 'plan', 'activation_bytes', 'memory_per_rank', 'peak_flops', 'mfu', 'cost']
 
-# %% ../nbs/24_scaling.ipynb #d3301b6e
+# %% ../nbs/24_scaling.ipynb #bf8713be
 import math
 from dataclasses import dataclass, field, fields, replace
 from .common import CourseError
+from .gpt import SMEAR_GATE, VALUE_GATE
 
-# %% ../nbs/24_scaling.ipynb #7b7216df
+# %% ../nbs/24_scaling.ipynb #d345c35f
 def parameter_counts(
     n_layer:int,      # number of blocks
     n_embd:int,       # width
     vocab_size:int,   # tokens, specials included
     n_head:int=1,     # query heads
     n_kv_head:int=None, # key and value heads, `n_head` by default
+    parts:dict=None,  # optional parts that are on, as fields of `GPTConfig`
 )->dict:              # parameters by group; "scaling" is what the horizon is measured in
     "Parameters of a base model, by formula."
     vocab = -(-vocab_size // 64) * 64                                  # padded to a multiple of 64
     kv = (n_kv_head or n_head) / n_head
     matrices = round(n_layer * n_embd**2 * (2 + 2 * kv + 8))           # q and o, k and v, the MLP's two
-    return dict(embedding=vocab * n_embd, unembedding=vocab * n_embd, matrix=matrices,
-                total=2 * vocab * n_embd + matrices, scaling=vocab * n_embd + matrices)
+    more = part_counts(n_layer, round(n_embd * kv), vocab, n_kv_head or n_head, parts or {})
+    matrices += more.pop("gates")
+    return dict(embedding=vocab * n_embd, unembedding=vocab * n_embd, matrix=matrices, **more,
+                total=2 * vocab * n_embd + matrices + sum(more.values()), scaling=vocab * n_embd + matrices)
 
-# %% ../nbs/24_scaling.ipynb #8bf90d80
+def part_counts(
+    n_layer:int,   # number of blocks
+    kv_width:int,  # channels of all key and value heads
+    vocab:int,     # rows of a table
+    n_kv_head:int, # key and value heads
+    parts:dict,    # optional parts that are on
+)->dict:           # "gates", and the groups that are there: "value_embedding", "scalar"
+    "Parameters of the optional parts, by formula."
+    on = parts.get
+    tables = (n_layer + 1) // 2 if on("value_embeds") else 0           # every other layer, the last among them
+    scalars = 2 * n_layer * bool(on("residual_scalars")) + (SMEAR_GATE + 1) * bool(on("smear")) + bool(on("backout"))
+    groups = dict(value_embedding=tables * vocab * kv_width, scalar=scalars)
+    return dict(gates=tables * VALUE_GATE * n_kv_head, **{k: v for k, v in groups.items() if v})
+
+# %% ../nbs/24_scaling.ipynb #91b46f04
 def flops_per_token(
     n_layer:int,        # number of blocks
     n_embd:int,         # width
     vocab_size:int,     # tokens, specials included
     sequence_len:int,   # context
-    window_pattern:str="L", # tiled over the layers; S is a window of half the context; the last layer is always L
+    window_pattern:str="L", # tiled over the layers; S is a window of a part of the context; the last layer is always L
     n_head:int=1,       # query heads
     n_kv_head:int=None, # key and value heads
+    parts:dict=None,    # optional parts that are on, as fields of `GPTConfig`
 )->int:                 # floating point operations, forward and backward
     "Training FLOPs per token: 6 per weight in a matrix product, and the attention scores (PaLM, arXiv 2204.02311, appendix B)."
-    weights = parameter_counts(n_layer, n_embd, vocab_size, n_head, n_kv_head)["scaling"]
-    spans = [sequence_len if i == n_layer - 1 or window_pattern[i % len(window_pattern)] == "L" else sequence_len // 2 for i in range(n_layer)]
-    return 6 * weights + sum(12 * n_embd * span for span in spans)
+    on = (parts or {}).get
+    weights = parameter_counts(n_layer, n_embd, vocab_size, n_head, n_kv_head, parts)["scaling"] + SMEAR_GATE * bool(on("smear"))
+    short = int(sequence_len * on("short_window", 0.5) + 1e-6)
+    letters = [window_pattern[i % len(window_pattern)] for i in range(n_layer - 1)] + ["L"]
+    return 6 * weights + sum(12 * n_embd * (short if letter == "S" else sequence_len) for letter in letters)
 
 # %% ../nbs/24_scaling.ipynb #e307548e
 def asked(x): # True for a value the user gave; None and negative numbers mean "compute it"
@@ -128,7 +149,7 @@ def learning_rates(
     rules = {k: f"{v:g} x {rule}" + ("" if k in ("matrix_lr", "scalar_lr") else f" x (width / {REF_WIDTH})^-1/2 = {by_width:.3g}") for k, v in base.items()}
     return dict(rates, weight_decay=weight_decay * wd), dict(rules, weight_decay=f"{weight_decay:g} x {wd_rule}")
 
-# %% ../nbs/24_scaling.ipynb #459f6100
+# %% ../nbs/24_scaling.ipynb #b109200d
 def lr_multiplier(
     step:int,             # from 0
     num_iterations:int,   # steps of the whole run
@@ -155,18 +176,26 @@ def muon_momentum(
     warmup_steps:int=300, # over which it rises
     start:float=0.85,     # at step 0
     end:float=0.95,       # from `warmup_steps` on
+    final:float=None,     # at the end of the fall; None: it does not fall
+    fall:tuple=(0, 0),    # first and last step of the fall
 )->float:                 # momentum of the Muon groups
-    "Muon's momentum: low at first, when gradients turn quickly."
-    return start + (end - start) * min(step / warmup_steps, 1) if warmup_steps else end
+    "Muon's momentum: low at first, when gradients turn quickly; lower again when the steps become small, if asked for."
+    up = start + (end - start) * min(step / warmup_steps, 1) if warmup_steps else end
+    if final is None or step <= fall[0]: return up
+    done = min(1., (step - fall[0]) / max(1, fall[1] - fall[0]))
+    return min(up, end + (final - end) * done)
 
 def weight_decay_multiplier(
     step:int,           # from 0
     num_iterations:int, # steps of the whole run
+    shape:str="linear", # "linear", "cosine" (both to zero) or "constant"
 )->float:               # factor on the initial weight decay
-    "Weight decay falls linearly to zero."
-    return max(0., 1 - step / num_iterations)
+    "Weight decay falls to zero with the run."
+    if shape not in ("linear", "cosine", "constant"): raise CourseError(f"unknown schedule of weight decay {shape!r}: use linear, cosine or constant")
+    done = min(1., step / num_iterations)
+    return dict(linear=1 - done, cosine=0.5 * (1 + math.cos(math.pi * done)), constant=1.)[shape]
 
-# %% ../nbs/24_scaling.ipynb #3171738b
+# %% ../nbs/24_scaling.ipynb #e9a19373
 @dataclass(frozen=True)
 class Schedule:
     "What changes from step to step; call it with a step."
@@ -178,13 +207,17 @@ class Schedule:
     momentum_warmup:int=300     # steps over which Muon's momentum rises
     momentum_start:float=0.85   # Muon's momentum at step 0
     momentum_end:float|None=0.95 # and later; None leaves the optimizer's own
-    decay_weight_decay:bool=True # weight decay falls to zero
+    momentum_final:float|None=None # it falls to this with the learning rate; None: it stays
+    weight_decay_shape:str="linear" # see `weight_decay_multiplier`
 
     def __call__(self, step:int)->dict: # "lr", "weight_decay": factors on the initial values; "momentum": the value, or None
         "The values at `step`."
-        return dict(lr=lr_multiplier(step, self.num_iterations, self.warmup_steps, self.warmdown_ratio, self.final_lr_frac, self.shape),
-                    momentum=None if self.momentum_end is None else muon_momentum(step, self.momentum_warmup, self.momentum_start, self.momentum_end),
-                    weight_decay=weight_decay_multiplier(step, self.num_iterations) if self.decay_weight_decay else 1.)
+        n, momentum = self.num_iterations, None
+        if self.momentum_end is not None:
+            fall = (n - round(self.warmdown_ratio * n), n)
+            momentum = muon_momentum(step, self.momentum_warmup, self.momentum_start, self.momentum_end, self.momentum_final, fall)
+        return dict(lr=lr_multiplier(step, n, self.warmup_steps, self.warmdown_ratio, self.final_lr_frac, self.shape),
+                    momentum=momentum, weight_decay=weight_decay_multiplier(step, n, self.weight_decay_shape))
 
 # %% ../nbs/24_scaling.ipynb #8c451549
 def check_settings(
@@ -215,7 +248,7 @@ def model_shape(
         n_embd=f"{aspect_ratio} per layer, up to a multiple of head_dim {hd}", n_head=f"width / head_dim; head_dim {rule}",
         n_kv_head="given" if asked(n_kv_head) else "one per query head")
 
-# %% ../nbs/24_scaling.ipynb #db97af02
+# %% ../nbs/24_scaling.ipynb #c6773003
 @dataclass(frozen=True)
 class Plan:
     "All that a run needs to know, computed from its depth."
@@ -240,6 +273,11 @@ class Plan:
     final_lr_frac:float     # what is left of them at the end
     grad_clip:float         # largest gradient norm, 0 = off
     lr_shape:str="trapezoid" # shape of the learning-rate schedule
+    momentum_warmup:int=300 # steps over which Muon's momentum rises
+    momentum_peak:float=0.95 # where it then stays
+    momentum_final:float=-1. # what it falls to with the learning rates; negative: it stays
+    weight_decay_shape:str="linear" # how the weight decay falls
+    parts:dict=field(default_factory=dict) # optional parts of the model that are on, as fields of `GPTConfig`
     why:dict=field(default_factory=dict, repr=False) # value -> the rule that gave it
 
     @property
@@ -247,17 +285,18 @@ class Plan:
     @property
     def tokens(self)->int: return self.num_iterations * self.total_batch_size
     @property
-    def params(self)->dict: return parameter_counts(self.depth, self.n_embd, self.vocab_size, self.n_head, self.n_kv_head)
+    def params(self)->dict: return parameter_counts(self.depth, self.n_embd, self.vocab_size, self.n_head, self.n_kv_head, self.parts)
     @property
     def flops_per_token(self)->int:
-        return flops_per_token(self.depth, self.n_embd, self.vocab_size, self.sequence_len, self.window_pattern, self.n_head, self.n_kv_head)
+        return flops_per_token(self.depth, self.n_embd, self.vocab_size, self.sequence_len, self.window_pattern, self.n_head, self.n_kv_head,
+                               self.parts)
     @property
     def flops(self)->float: return float(self.flops_per_token) * self.tokens
 
     def model_config(self)->dict: # keyword arguments for `GPTConfig`
         "The model's shape."
         return dict(sequence_len=self.sequence_len, vocab_size=self.vocab_size, n_layer=self.depth, n_head=self.n_head,
-                    n_kv_head=self.n_kv_head, n_embd=self.n_embd, window_pattern=self.window_pattern)
+                    n_kv_head=self.n_kv_head, n_embd=self.n_embd, window_pattern=self.window_pattern, **self.parts)
 
     def learning_rates(self)->dict: # keyword arguments for `param_groups`
         "Initial learning rates and weight decay, by role."
@@ -266,17 +305,20 @@ class Plan:
 
     def schedule(self)->Schedule: # called by the training loop with every step
         "The schedules of this run."
-        return Schedule(self.num_iterations, self.warmup_steps, self.warmdown_ratio, self.final_lr_frac, self.lr_shape)
+        return Schedule(self.num_iterations, self.warmup_steps, self.warmdown_ratio, self.final_lr_frac, self.lr_shape,
+                        momentum_warmup=self.momentum_warmup, momentum_end=self.momentum_peak,
+                        momentum_final=self.momentum_final if self.momentum_final >= 0 else None, weight_decay_shape=self.weight_decay_shape)
 
     def table(self)->str: # one line per value
         "Every value with the rule that gave it."
         def show(v): return f"{v:,}" if isinstance(v, int) else f"{v:.4g}" if isinstance(v, float) else str(v)
-        rows = [(f.name, show(getattr(self, f.name)), self.why.get(f.name, "given")) for f in fields(self) if f.name != "why"]
+        rows = [(f.name, show(getattr(self, f.name)), self.why.get(f.name, "given")) for f in fields(self) if f.name not in ("why", "parts")]
+        rows += [(name, show(value), "optional part of the model") for name, value in self.parts.items()]
         rows += [("grad_accum_steps", show(self.grad_accum_steps), "total batch / (rows x context x ranks)"), ("parameters", show(self.params["total"]), "by formula"),
                  ("tokens", show(self.tokens), "steps x batch"), ("FLOPs", f"{self.flops:.3g}", f"{self.flops_per_token:.3g} per token x tokens")]
         return "\n".join(f"{n:18s} {v:>14s}   {w}" for n, v, w in rows)
 
-# %% ../nbs/24_scaling.ipynb #bd9a9afe
+# %% ../nbs/24_scaling.ipynb #9a6e4383
 def plan(
     depth:int,                 # the dial: number of blocks
     *,                         # every value below may be left out; None or a negative number means "by the rule"
@@ -292,16 +334,21 @@ def plan(
     lr_scale:float=None,       # factor of the batch on all rates
     weight_decay:float=0.2, weight_decay_scale:float=None,      # at the reference, and its factor
     warmup_steps:int=None, warmdown_ratio:float=0.5, final_lr_frac:float=0., grad_clip:float=1., lr_shape:str="trapezoid", # schedule
+    momentum_warmup:int=300, momentum_peak:float=0.95, momentum_final:float=-1., weight_decay_shape:str="linear", # more of it
+    parts:dict=None,           # optional parts of the model that are on, as fields of `GPTConfig`
 )->Plan:                       # everything, with the rules in `why`
     "Compute a run from its depth."
     check_settings(dict(sequence_len=sequence_len, vocab_size=vocab_size, world_size=world_size, aspect_ratio=aspect_ratio), target_param_data_ratio, warmdown_ratio)
     lr_multiplier(0, 1, shape=lr_shape)                                                       # an unknown shape is refused now
+    weight_decay_multiplier(0, 1, weight_decay_shape)
+    for name, v in dict(momentum_peak=momentum_peak, momentum_final=momentum_final).items():
+        if v >= 1: raise CourseError(f"{name} {v:g} would never forget a gradient: use a number below 1")
     shape, why = model_shape(depth, aspect_ratio, head_dim, n_kv_head)
-    scaling = lambda d: parameter_counts(d, d * 64, vocab_size)["scaling"]
-    mine = parameter_counts(depth, shape["n_embd"], vocab_size, shape["n_head"], shape["n_kv_head"])["scaling"]
-    ref_tokens = target_param_data_ratio * scaling(REF_DEPTH)
+    mine = parameter_counts(depth, shape["n_embd"], vocab_size, shape["n_head"], shape["n_kv_head"], parts)["scaling"]
+    reference = parameter_counts(REF_DEPTH, REF_WIDTH, vocab_size, REF_WIDTH // 128, parts=parts)["scaling"]
+    ref_tokens = target_param_data_ratio * reference
     tokens, why["num_iterations"] = horizon(mine, target_param_data_ratio, target_tokens, target_flops,
-        flops_per_token(depth, shape["n_embd"], vocab_size, sequence_len, window_pattern, shape["n_head"], shape["n_kv_head"]))
+        flops_per_token(depth, shape["n_embd"], vocab_size, sequence_len, window_pattern, shape["n_head"], shape["n_kv_head"], parts))
     law_tokens = tokens if asked(target_tokens) else target_param_data_ratio * mine           # as nanochat: given steps or FLOPs do not change the laws
     law = power_of_two(batch_law(law_tokens, ref_tokens))
     short = 2 ** max(0, math.floor(math.log2(max(1, tokens / MIN_STEPS))))
@@ -316,18 +363,23 @@ def plan(
     warmup, rules["warmup_steps"] = (warmup_steps, "given") if asked(warmup_steps) else (min(40, steps // 20), "40, at most a twentieth of the run")
     return Plan(depth=depth, **shape, vocab_size=vocab_size, sequence_len=sequence_len, window_pattern=window_pattern, world_size=world_size,
                 num_iterations=steps, total_batch_size=total, device_batch_size=rows, **rates, warmup_steps=warmup, warmdown_ratio=warmdown_ratio,
-                final_lr_frac=final_lr_frac, grad_clip=grad_clip, lr_shape=lr_shape, why={**why, **rules})
+                final_lr_frac=final_lr_frac, grad_clip=grad_clip, lr_shape=lr_shape, momentum_warmup=momentum_warmup,
+                momentum_peak=momentum_peak, momentum_final=momentum_final, weight_decay_shape=weight_decay_shape, parts=dict(parts or {}),
+                why={**why, **rules})
 
-# %% ../nbs/24_scaling.ipynb #c1bc35b6
+# %% ../nbs/24_scaling.ipynb #7bedb2de
 def activation_bytes(
     tokens:int,       # in one forward pass of one rank
     n_layer:int,      # blocks
     n_embd:int,       # width
     kv:float=1.,      # key-value heads per query head
     compute_bytes:int=2, # per number in the compute dtype: bf16 2, fp32 4
+    parts:dict=None,  # optional parts that are on
 )->int:               # bytes that the backward pass needs, the head's chunk left out
     "What a forward pass keeps: per token and layer 19 times the width, if every query head has its own keys and values."
-    return round(tokens * n_embd * compute_bytes * (n_layer * (16 + 3 * kv) + 3))
+    on = (parts or {}).get
+    more = n_layer * bool(on("residual_scalars")) + (n_layer + 1) // 2 * kv * bool(on("value_embeds")) + 2 * bool(on("smear"))
+    return round(tokens * n_embd * compute_bytes * (n_layer * (16 + 3 * kv) + 3 + more))
 
 def memory_per_rank(
     p:Plan,               # the run
@@ -340,9 +392,9 @@ def memory_per_rank(
     n, w = p.params, world_size or p.world_size
     shard = lambda stage: w if zero >= stage else 1
     out = dict(parameters=4 * n["total"] / shard(3), gradients=4 * n["total"] / shard(3 if compiled else 2),
-               states=4 * (2 * (n["embedding"] + n["unembedding"]) + n["matrix"]) / shard(1),              # AdamW keeps two numbers, Muon one
+               states=4 * (2 * n["total"] - n["matrix"]) / shard(1),                                       # AdamW keeps two numbers, Muon one
                copies=compute_bytes * n["matrix"] if compute_bytes < 4 else 0,                             # weights cast for the matrix products
-               activations=activation_bytes(p.device_batch_size * p.sequence_len, p.depth, p.n_embd, p.n_kv_head / p.n_head, compute_bytes))
+               activations=activation_bytes(p.device_batch_size * p.sequence_len, p.depth, p.n_embd, p.n_kv_head / p.n_head, compute_bytes, p.parts))
     return dict(out, total=sum(out.values()))
 
 # %% ../nbs/24_scaling.ipynb #5d8f78fa

@@ -20,6 +20,7 @@ from .common import sign, write_json
 from .base_eval import core_tasks
 from .base_train import base_plan
 from .corpus import DOWNLOAD_LOCK, HEARTBEAT, HUB, corpus_folder, full_source, read_corpus, shard_names, shards_for
+from .recipe import RECORD
 from .report import STAGES, minutes, write_report
 
 # %% ../nbs/52_speedrun.ipynb #7083a393
@@ -46,7 +47,7 @@ PRESETS = {
     "gpu": dict(      # one GPU of 24 GB or more; downloads about 3 GB of text
         corpus=dict(source="climbmix", first_shards=8),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
-        base_train=dict(depth=12, model_tag="d12", corpus="climbmix", max_seq_len=2048, device_batch_size=16, eval_tokens=2**21, save_every=500),
+        base_train=dict(RECORD, depth=12, model_tag="d12", corpus="climbmix", max_seq_len=2048, device_batch_size=16, eval_tokens=2**21, save_every=500),
         base_eval=dict(model_tag="d12", corpus="climbmix", require_core=True),
         mid_train=dict(model_tag="d12", corpus="climbmix", mixture="mid", documents=10_000),
         chat_sft=dict(model_tag="d12", corpus="climbmix", mixture="sft", warmdown_ratio=0.5),
@@ -55,7 +56,7 @@ PRESETS = {
     "8xh100": dict(   # the real run
         corpus=dict(source="climbmix", first_shards=8),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
-        base_train=dict(depth=24, model_tag="d24", corpus="climbmix", max_seq_len=2048, window_pattern="SSSL", target_param_data_ratio=8.,
+        base_train=dict(RECORD, depth=24, model_tag="d24", corpus="climbmix", max_seq_len=2048, target_param_data_ratio=8.,
                         device_batch_size=16, fp8=True, eval_tokens=20 * 2**19, save_every=1000),
         base_eval=dict(model_tag="d24", corpus="climbmix", require_core=True),
         mid_train=dict(model_tag="d24", corpus="climbmix", mixture="mid", documents=10_000),
