@@ -2,6 +2,8 @@
 # make test       notebooks clean and in step, all of them executed, pytest, lint
 # make chat       talk to the model that the speedrun made
 # make web        the same on a page in the browser, and an OpenAI-compatible interface (PORT= to choose the port)
+# make doctor     whether this machine can do it (PRESET= as above)
+# make test-gpu   on a machine with a GPU: everything that needs one, ten minutes (NANOCHAT= a checkout to compare with)
 # make lab        JupyterLab on the notebooks
 # make site       the notebooks as a website, served on the loopback address
 # make help       this list
@@ -13,7 +15,7 @@ BIN := $(abspath $(VENV))/bin
 READY := $(VENV)/.ready
 NOTEBOOK := $(BIN)/python tools/notebook.py
 
-.PHONY: help setup speedrun chat web lab site docs readme export clean-nbs test test-sync test-nbs test-py test-install lint bench clean
+.PHONY: help setup speedrun doctor chat web lab site docs readme export clean-nbs test test-sync test-nbs test-py test-install test-gpu lint bench clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -27,6 +29,9 @@ $(READY): settings.ini setup.py constraints.txt
 
 speedrun: setup
 	@$(BIN)/python -m nanochat_course.speedrun --preset $(PRESET)
+
+doctor: setup
+	@$(BIN)/python -m nanochat_course.doctor --preset $(PRESET)
 
 chat: setup
 	@$(BIN)/python -m nanochat_course.chat_cli
@@ -70,6 +75,10 @@ test-py: setup
 # Not part of `make test`: pip installs the wheel and its requirements into a fresh environment, without links.
 test-install: setup
 	NANOCHAT_COURSE_TEST_INSTALL=1 $(BIN)/python -m pytest tests/test_install.py
+
+# Not part of `make test` either: without a GPU it says so in one line.
+test-gpu: setup
+	@NANOCHAT=$(NANOCHAT) $(BIN)/python tests/gpu/run.py
 
 # Two at a time, each with one thread and a folder of its own; after each notebook its solved exercises.
 test-nbs: setup

@@ -1,6 +1,6 @@
 """Time and memory of the whole run on this machine, stage by stage: python benchmarks/bench_speedrun.py [--preset laptop]
 
-Runs the speedrun in an empty folder and writes benchmarks/results/speedrun_<preset>.json.
+Runs the speedrun in an empty folder and writes benchmarks/results/speedrun_<preset>.json and, what the model said, transcript_<preset>.json.
 """
 import argparse, json, os, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -27,5 +27,8 @@ metrics = {s: load_result(s).get("metrics", {}) for s in ("tok_train", "base_tra
                                                            "chat_eval_base", "chat_eval_mid", "chat_eval_sft", "chat_eval_rl")}
 write_json(HERE / "results" / f"speedrun_{args.preset}.json", dict(date=time.strftime("%Y-%m-%d"), command=f"python benchmarks/bench_speedrun.py --preset {args.preset}",
            machine=machine(), seconds=round(seconds, 1), stages=stages, metrics=metrics))
+said = load_result("transcript")
+if said:
+    write_json(HERE / "results" / f"transcript_{args.preset}.json", dict(date=time.strftime("%Y-%m-%d"), model=said["config"]["model_tag"], sources=said["sources"], talks=said["talks"]))
 print(json.dumps(stages, indent=1))
 if not args.keep: shutil.rmtree(folder)

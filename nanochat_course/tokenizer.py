@@ -6,9 +6,10 @@
 __all__ = ['SPLIT_PATTERN', 'GPT2_PATTERN', 'SPECIAL_TOKENS', 'FEW', 'LETTERS', 'NUMBERS', 'NOT_LATIN', 'SAMPLE', 'WordTable',
            'learn_merges', 'latin_pattern', 'word_finder', 'count_words', 'batches', 'end_with_parent',
            'count_words_parallel', 'cut_runs', 'BPE', 'check_conversation', 'render_messages', 'tokens_html',
-           'tokenizer_digest', 'check_merges', 'check_lossless', 'Tokenizer', 'train_bpe']
+           'tokenizer_digest', 'check_merges', 'saved_parts', 'check_lossless', 'gpt2_bytes', 'gpt2_parts', 'Tokenizer',
+           'train_bpe']
 
-# %% ../nbs/10_tokenizer.ipynb #06234813
+# %% ../nbs/10_tokenizer.ipynb #39e9f2f3
 import hashlib, heapq, html, json, multiprocessing as mp, os, re, threading
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from pathlib import Path
 import numpy as np, regex, tiktoken, torch
+from fastcore.basics import patch
 from .common import CourseError, read_json, write_json
 
 # %% ../nbs/10_tokenizer.ipynb #d93511ff
@@ -25,7 +27,7 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+
 SPECIAL_TOKENS = ("<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
                   "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>")
 
-# %% ../nbs/10_tokenizer.ipynb #e859a226
+# %% ../nbs/10_tokenizer.ipynb #c28d5983
 FEW = 8              # pairs with fewer places than this are treated one place at a time
 
 class WordTable:
@@ -40,9 +42,11 @@ class WordTable:
         self.sym[np.cumsum(sizes) - 1] = -1                                   # the end of a word
         self.weight = np.repeat(counts, sizes)                                # (N,) how often the word occurs
         N = len(self.sym)
-        self.next, self.prev = np.arange(1, N + 1), np.arange(-1, N - 1)      # (N,) places to the right and left; -1 is the last word's end
-        self.cells = [memoryview(x) for x in (self.sym, self.next, self.prev, self.weight)]   # the same numbers, for loops
-        self.places, self.heap = {}, []                                       # pair -> places of its left half, in order; (-count, pair)
+        self.next = np.arange(1, N + 1)                                       # (N,) the place to the right
+        self.prev = np.arange(-1, N - 1)                      # (N,) to the left; -1 is the last word's end
+        self.cells = [memoryview(x) for x in (self.sym, self.next, self.prev, self.weight)]   # the same, for loops
+        self.places = {}                                      # pair -> places of its left half, in order
+        self.heap = []                                        # (-count, pair)
         p = np.flatnonzero((self.sym[:-1] >= 0) & (self.sym[1:] >= 0))
         self.add_pairs(p, self.sym[p] * 256 + self.sym[p + 1], lambda k: divmod(k, 256))
 
@@ -63,75 +67,82 @@ class WordTable:
             self.places[pair] = as_list[i:j] if j - i < FEW else p[i:j]
             heapq.heappush(self.heap, (-n, pair))
 
-    def alive(self,
-        pair,        # (left token, right token)
-        p,           # places where it stood when it was put on the heap: an array, or a list if there are few
-    ):               # those where it still stands, and its count there
-        "Leave out the places that other merges have changed."
-        if not isinstance(p, list):
-            p = p[(self.sym[p] == pair[0]) & (self.sym[self.next[p]] == pair[1])]
-            return p if len(p) >= FEW else p.tolist(), int(self.weight[p].sum())
-        sym, right, _, weight = self.cells
-        a, b = pair
-        p = [i for i in p if sym[i] == a and sym[right[i]] == b]
-        return p, sum([weight[i] for i in p])
+# %% ../nbs/10_tokenizer.ipynb #4f07e554
+@patch
+def alive(self:WordTable,
+    pair,        # (left token, right token)
+    p,           # places where it stood when it was put on the heap: an array, or a list if there are few
+):               # those where it still stands, and its count there
+    "Leave out the places that other merges have changed."
+    if not isinstance(p, list):
+        p = p[(self.sym[p] == pair[0]) & (self.sym[self.next[p]] == pair[1])]
+        return p if len(p) >= FEW else p.tolist(), int(self.weight[p].sum())
+    sym, right, _, weight = self.cells
+    a, b = pair
+    p = [i for i in p if sym[i] == a and sym[right[i]] == b]
+    return p, sum([weight[i] for i in p])
 
-    def pop(self): # (pair, places), or None when no pair is left
-        "Take the most frequent pair; among equals the heap gives the one with the smallest ids."
-        while self.heap:
-            n, pair = self.heap[0]
-            p, count = self.alive(pair, self.places.pop(pair))
-            if count == -n:
-                heapq.heappop(self.heap)
-                return pair, p
-            if count:
-                self.places[pair] = p
-                heapq.heapreplace(self.heap, (-count, pair))
-            else: heapq.heappop(self.heap)
-
-    def merge(self,
-        pair,        # (left token, right token)
-        p,           # places where it stands, in order: an array, or a list if there are few
-        new:int,     # id of the token that takes its place
-    ):
-        "Replace `pair` by `new` everywhere, and enter the pairs that `new` makes with its neighbours."
-        if isinstance(p, list): return self.merge_few(pair, p, new)
-        if pair[0] == pair[1]:                             # "aaa": pairs that overlap; keep every other one, from the left
-            fresh, i = np.r_[True, self.next[p[:-1]] != p[1:]], np.arange(len(p))
-            p = p[(i - i[fresh][np.cumsum(fresh) - 1]) % 2 == 0]
-        gone = self.next[p]
-        right = self.next[gone]
-        self.sym[p], self.sym[gone] = new, -2
-        self.next[p], self.prev[right] = right, p
-        left, after = self.prev[p], self.sym[right]
-        before = self.sym[left]
-        self.add_pairs(p[after >= 0], after[after >= 0], lambda k: (new, k))
-        keep = (before >= 0) & (before != new)             # (new, new) has just been entered, from its left half
-        self.add_pairs(left[keep], before[keep], lambda k: (k, new))
-
-    def merge_few(self,
-        pair,        # (left token, right token)
-        p:list,      # places where it stands, in order
-        new:int,     # id of the token that takes its place
-    ):
-        "What `merge` does, one place at a time."
-        sym, next, prev, weight = self.cells
-        merged, born = [], defaultdict(list)
-        for i in p:
-            gone = next[i]
-            if sym[i] != pair[0] or sym[gone] != pair[1]: continue     # "aaa": the pair before it has taken this `a`
-            right = next[gone]
-            sym[i], sym[gone] = new, -2
-            next[i], prev[right] = right, i
-            merged.append(i)
-        for i in merged:
-            after, left = sym[next[i]], prev[i]
-            before = sym[left]
-            if after >= 0: born[new, after].append(i)
-            if before >= 0 and before != new: born[before, new].append(left)
-        for pair, p in born.items():
+@patch
+def pop(self:WordTable): # (pair, places), or None when no pair is left
+    "Take the most frequent pair; among equals the heap gives the one with the smallest ids."
+    while self.heap:
+        n, pair = self.heap[0]
+        p, count = self.alive(pair, self.places.pop(pair))
+        if count == -n:
+            heapq.heappop(self.heap)
+            return pair, p
+        if count:
             self.places[pair] = p
-            heapq.heappush(self.heap, (-sum([weight[i] for i in p]), pair))
+            heapq.heapreplace(self.heap, (-count, pair))
+        else: heapq.heappop(self.heap)
+
+# %% ../nbs/10_tokenizer.ipynb #59efb7eb
+@patch
+def merge(self:WordTable,
+    pair,        # (left token, right token)
+    p,           # places where it stands, in order: an array, or a list if there are few
+    new:int,     # id of the token that takes its place
+):
+    "Replace `pair` by `new` everywhere, and enter the pairs that `new` makes with its neighbours."
+    if isinstance(p, list): return self.merge_few(pair, p, new)
+    if pair[0] == pair[1]:                             # "aaa": pairs overlap; keep every other one, from the left
+        fresh, i = np.r_[True, self.next[p[:-1]] != p[1:]], np.arange(len(p))
+        p = p[(i - i[fresh][np.cumsum(fresh) - 1]) % 2 == 0]
+    gone = self.next[p]
+    right = self.next[gone]
+    self.sym[p], self.sym[gone] = new, -2
+    self.next[p], self.prev[right] = right, p
+    left, after = self.prev[p], self.sym[right]
+    before = self.sym[left]
+    self.add_pairs(p[after >= 0], after[after >= 0], lambda k: (new, k))
+    keep = (before >= 0) & (before != new)             # (new, new) has just been entered, from its left half
+    self.add_pairs(left[keep], before[keep], lambda k: (k, new))
+
+# %% ../nbs/10_tokenizer.ipynb #3458bd0e
+@patch
+def merge_few(self:WordTable,
+    pair,        # (left token, right token)
+    p:list,      # places where it stands, in order
+    new:int,     # id of the token that takes its place
+):
+    "What `merge` does, one place at a time."
+    sym, next, prev, weight = self.cells
+    merged, born = [], defaultdict(list)
+    for i in p:
+        gone = next[i]
+        if sym[i] != pair[0] or sym[gone] != pair[1]: continue     # "aaa": the pair before it has taken this `a`
+        right = next[gone]
+        sym[i], sym[gone] = new, -2
+        next[i], prev[right] = right, i
+        merged.append(i)
+    for i in merged:
+        after, left = sym[next[i]], prev[i]
+        before = sym[left]
+        if after >= 0: born[new, after].append(i)
+        if before >= 0 and before != new: born[before, new].append(left)
+    for pair, p in born.items():
+        self.places[pair] = p
+        heapq.heappush(self.heap, (-sum([weight[i] for i in p]), pair))
 
 def learn_merges(
     words,           # word (a string) -> how often it occurs
@@ -144,14 +155,14 @@ def learn_merges(
         merges.append(found[0])
     return merges
 
-# %% ../nbs/10_tokenizer.ipynb #fd2f37a8
+# %% ../nbs/10_tokenizer.ipynb #9cb8440f
 LETTERS, NUMBERS = "A-Za-zªµºÀ-ÖØ-öø-ɏ", "0-9²³¹¼-¾"                       # all that there are below U+0250
-NOT_LATIN = re.compile("[^\x00-\x1b\x20-\u024f\u2000-\u206f]")              # outside of Latin letters, signs and typographic punctuation
+NOT_LATIN = re.compile("[^\x00-\x1b\x20-\u024f\u2000-\u206f]")              # Latin letters, signs, typographic marks
 
 def latin_pattern(
     pattern:str,  # a split pattern whose classes are \p{L} and \p{N}
 )->str:           # the same for `re`, right for text without `NOT_LATIN` characters
-    "Write the letters and numbers of a split pattern out, and drop its possessive marks, which `re` has only since Python 3.11."
+    "Write out letters and numbers, and drop possessive marks, which `re` has only since Python 3.11."
     in_brackets = lambda m: m[0].replace(r"\p{L}", LETTERS).replace(r"\p{N}", NUMBERS)
     pattern = re.sub(r"\[[^]]*\]", in_brackets, pattern)
     pattern = pattern.replace(r"\p{L}", f"[{LETTERS}]").replace(r"\p{N}", f"[{NUMBERS}]")
@@ -162,7 +173,7 @@ def word_finder(
 ):                # a function: text -> its words
     "The fastest way to cut a text into words."
     find = regex.compile(pattern).findall
-    if pattern not in (SPLIT_PATTERN, GPT2_PATTERN): return find             # of a pattern we do not know, `re` may think otherwise
+    if pattern not in (SPLIT_PATTERN, GPT2_PATTERN): return find             # `re` may read others differently
     find_latin = re.compile(latin_pattern(pattern)).findall
     return lambda text: find(text) if NOT_LATIN.search(text) else find_latin(text)
 
@@ -175,7 +186,7 @@ def count_words(
     for text in texts: counts.update(find(text))
     return counts
 
-# %% ../nbs/10_tokenizer.ipynb #2525f131
+# %% ../nbs/10_tokenizer.ipynb #681954c5
 def batches(
     texts,              # iterable of strings
     size:int=2**20,     # characters per batch, at least
@@ -183,7 +194,8 @@ def batches(
     "Gather short texts into batches that are worth sending to another process."
     batch, n = [], 0
     for text in texts:
-        if not isinstance(text, str): raise CourseError(f"the tokenizer learns from strings, not from {type(text).__name__}")
+        if not isinstance(text, str):
+            raise CourseError(f"the tokenizer learns from strings, not from {type(text).__name__}")
         batch.append(text)
         n += len(text)
         if n >= size:
@@ -214,7 +226,10 @@ def count_words_parallel(
             while group := [pool.submit(count_words, batch, pattern) for batch in islice(todo, 8 * n)]:
                 for job in group: counts.update(job.result())
         except BrokenProcessPool:
-            raise CourseError("a process that counted words was killed, perhaps for want of memory: use fewer, --num-processes 1") from None
+            pool._call_queue._reader.close()   # Python before 3.11.5 waits for ever to write to a pipe
+                                               # that nobody reads any more (gh-94777)
+            raise CourseError("a process that counted words was killed, perhaps for want of memory: "
+                              "use fewer, --num-processes 1") from None
     return counts
 
 # %% ../nbs/10_tokenizer.ipynb #f5e63156
@@ -227,7 +242,7 @@ def cut_runs(
     cuts = [c for run in re.finditer(r"\s{1024,}", text) for c in range(run.start() + longest, run.end(), longest)]
     return [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)])]
 
-# %% ../nbs/10_tokenizer.ipynb #09ea9ec9
+# %% ../nbs/10_tokenizer.ipynb #da89cb78
 class BPE:
     "A vocabulary of byte strings and special tokens, with tiktoken as encoder."
     def __init__(self,
@@ -244,9 +259,13 @@ class BPE:
         self.core = tiktoken.Encoding("nanochat_course", pat_str=pattern, special_tokens=self.special_ids,
                                       mergeable_ranks={token: i for i, token in enumerate(self.vocab)})
 
-    def special(self, name:str)->int:
+    def special(self,
+        name:str,                  # "<|bos|>", …
+    )->int:
         "Id of a special token."
-        if name not in self.special_ids: raise CourseError(f"this tokenizer has no special token {name!r}, only: {' '.join(self.special_ids) or 'none'}")
+        if name not in self.special_ids:
+            raise CourseError(f"this tokenizer has no special token {name!r}, "
+                              f"only: {' '.join(self.special_ids) or 'none'}")
         return self.special_ids[name]
 
     @property
@@ -262,49 +281,66 @@ class BPE:
     )->list:                       # ids; a list of lists for a list
         "Text to ids. What looks like a special token in the text is text."
         first, last = ([] if t is None else [self.special(t) if isinstance(t, str) else t] for t in (prepend, append))
-        if isinstance(text, str): return first + [i for piece in cut_runs(text) for i in self.core.encode_ordinary(piece)] + last
-        pieces = [cut_runs(t) for t in text]
-        ids = iter(self.core.encode_ordinary_batch(list(chain.from_iterable(pieces)), num_threads=num_threads or os.cpu_count() or 1))
+        if isinstance(text, str):
+            return first + [i for piece in cut_runs(text) for i in self.core.encode_ordinary(piece)] + last
+        pieces, threads = [cut_runs(t) for t in text], num_threads or os.cpu_count() or 1
+        ids = iter(self.core.encode_ordinary_batch(list(chain.from_iterable(pieces)), num_threads=threads))
         return [first + list(chain.from_iterable(islice(ids, len(ps)))) + last for ps in pieces]
 
-    def encode_bytes(self, data:bytes)->list[int]:
-        "Bytes to ids, also where they are not valid UTF-8: there each byte is a token."
-        parts = re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape"))
-        byte_id = {b: i for i, b in enumerate(self.byte_order)}
-        return [i for k, part in enumerate(parts)
-                for i in (map(byte_id.get, part.encode("utf-8", "surrogateescape")) if k % 2 else self.encode(part))]
-
-    def decode_bytes(self, ids)->bytes:
+    def decode_bytes(self,
+        ids,                       # of tokens, special ones too
+    )->bytes:
         "Ids to bytes; a special token gives its name."
         return self.core.decode_bytes(list(ids))
 
-    def decode(self, ids)->str:
+    def decode(self,
+        ids,                       # of tokens, special ones too
+    )->str:
         "Ids to text; a character that is cut in the middle becomes the replacement sign."
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def token_bytes(self)->torch.Tensor:   # (vocab_size,) int32; 0 for specials
-        "How many bytes of text each token stands for."
-        return torch.tensor([len(t) for t in self.vocab] + [0] * len(self.special_ids), dtype=torch.int32)
+# %% ../nbs/10_tokenizer.ipynb #4de564ad
+@patch
+def encode_bytes(self:BPE,
+    data:bytes,                # any
+)->list[int]:
+    "Bytes to ids, also where they are not valid UTF-8: there each byte is a token."
+    parts = re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape"))
+    byte_id, ids = {b: i for i, b in enumerate(self.byte_order)}, []
+    for k, part in enumerate(parts):
+        if k % 2: ids += [byte_id[b] for b in part.encode("utf-8", "surrogateescape")]
+        else: ids += self.encode(part)
+    return ids
 
-# %% ../nbs/10_tokenizer.ipynb #95697916
+@patch
+def token_bytes(self:BPE)->torch.Tensor:   # (vocab_size,) int32; 0 for specials
+    "How many bytes of text each token stands for."
+    return torch.tensor([len(t) for t in self.vocab] + [0] * len(self.special_ids), dtype=torch.int32)
+
+# %% ../nbs/10_tokenizer.ipynb #5a92c6e1
 def check_conversation(
     conversation:dict,   # {"messages": [{"role": …, "content": …}, …]}
 )->list[dict]:           # its messages, a system message merged into the first user message
     "User and assistant take turns, and the user begins; anything else is a `CourseError`."
     try: messages = [dict(role=m["role"], content=m["content"]) for m in conversation["messages"]]
-    except (KeyError, TypeError): raise CourseError('a conversation is {"messages": [{"role": …, "content": …}, …]}') from None
+    except (KeyError, TypeError):
+        raise CourseError('a conversation is {"messages": [{"role": …, "content": …}, …]}') from None
     if messages and messages[0]["role"] == "system":
-        if len(messages) < 2 or messages[1]["role"] != "user": raise CourseError("a system message must be followed by a user message")
+        if len(messages) < 2 or messages[1]["role"] != "user":
+            raise CourseError("a system message must be followed by a user message")
         system = messages.pop(0)["content"]
-        if not isinstance(system, str): raise CourseError(f"the system message's content is a {type(system).__name__}, not text")
+        if not isinstance(system, str):
+            raise CourseError(f"the system message's content is a {type(system).__name__}, not text")
         messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
     if not messages: raise CourseError("a conversation needs at least one message")
     for i, m in enumerate(messages):
-        if m["role"] != (due := ("user", "assistant")[i % 2]): raise CourseError(f"message {i} is by {m['role']!r}, but it is the {due}'s turn")
+        due = ("user", "assistant")[i % 2]
+        if m["role"] != due: raise CourseError(f"message {i} is by {m['role']!r}, but it is the {due}'s turn")
         if not isinstance(m["content"], str if due == "user" else (str, list)):
             raise CourseError(f"message {i}: its content is a {type(m['content']).__name__}, not text")
     return messages
 
+# %% ../nbs/10_tokenizer.ipynb #7238cc4b
 def render_messages(
     tok:BPE,             # with the nine chat tokens
     messages:list,       # as `check_conversation` returns them
@@ -332,22 +368,26 @@ def render_messages(
         put(1, sp("<|assistant_end|>"))
     return ids, mask
 
-# %% ../nbs/10_tokenizer.ipynb #57ebeb09
+# %% ../nbs/10_tokenizer.ipynb #e10c8503
 def tokens_html(
     tok:BPE,        # any tokenizer of the course
     ids,            # ids to show
     mask=None,      # 0 or 1 per id; colours by mask instead of in turn
 )->str:             # HTML that is readable on light and dark ground; the id appears under the mouse
     "Show tokens as coloured boxes."
-    hues, out = ("47,143,208", "224,123,57", "42,168,118", "200,92,155"), []
+    hues, boxes = ("47,143,208", "224,123,57", "42,168,118", "200,92,155"), []
     for k, i in enumerate(ids):
-        text = html.escape(tok.decode([i])).replace(" ", "␣" if tok.decode([i]).isspace() else "&nbsp;").replace("\n", "⏎<br>")
-        color = f"rgba({hues[k % 4]},.35)" if mask is None else "rgba(224,123,57,.55)" if mask[k] else "rgba(127,127,127,.2)"
-        out.append(f'<span title="{i}" style="background:{color};border-radius:3px;padding:1px 0;margin-right:1px">{text}</span>')
-    return f'<div style="font-family:monospace;line-height:1.9;overflow-wrap:anywhere">{"".join(out)}</div>'
+        text = tok.decode([i])
+        text = html.escape(text).replace(" ", "␣" if text.isspace() else "&nbsp;").replace("\n", "⏎<br>")
+        color = f"rgba({hues[k % 4]},.35)"
+        if mask is not None: color = "rgba(224,123,57,.55)" if mask[k] else "rgba(127,127,127,.2)"
+        style = f"background:{color};border-radius:3px;padding:1px 0;margin-right:1px"
+        boxes.append(f'<span title="{i}" style="{style}">{text}</span>')
+    return f'<div style="font-family:monospace;line-height:1.9;overflow-wrap:anywhere">{"".join(boxes)}</div>'
 
-# %% ../nbs/10_tokenizer.ipynb #c8ba14c3
-SAMPLE = "".join(map(chr, chain(range(0x600), range(0x2000, 0x2100), range(0x4e00, 0x4e40), range(0x1f600, 0x1f640))))   # characters to try a tokenizer on
+# %% ../nbs/10_tokenizer.ipynb #d2c0a459
+SAMPLE = "".join(map(chr, chain(range(0x600), range(0x2000, 0x2100),                # characters to try a tokenizer on
+                                range(0x4e00, 0x4e40), range(0x1f600, 0x1f640))))
 
 def tokenizer_digest(
     merges:list,           # pairs of ids
@@ -367,45 +407,68 @@ def check_merges(
     if len(set(merges)) != len(merges): raise ValueError("a merge stands there twice")
     lengths, total = [1] * 256, 0
     for i, pair in enumerate(merges):
-        if len(pair) != 2 or not all(0 <= t < 256 + i for t in pair): raise ValueError(f"merge {i} uses a token before it exists")
+        if len(pair) != 2 or not all(0 <= t < 256 + i for t in pair):
+            raise ValueError(f"merge {i} uses a token before it exists")
         lengths.append(lengths[pair[0]] + lengths[pair[1]])
         total += lengths[-1]
         if total > most_bytes: raise ValueError(f"its tokens would fill more than {most_bytes >> 20} MB")
 
+def saved_parts(
+    saved:dict,                 # what stood in `tokenizer.json`
+)->tuple:                       # merges, pattern, names of special tokens, byte order: what `BPE` takes
+    "Read what was saved; whatever is wrong with it raises."
+    merges = [tuple(map(int, line.split(" ", 2)[:2])) for line in saved["merges"]]
+    order = [int(b) for b in saved["byte_order"].split()]
+    pattern, specials = saved["pattern"], saved["special_tokens"]
+    if sorted(order) != list(range(256)): raise ValueError("the byte order is not one")
+    check_merges(merges)
+    if 256 + len(merges) + len(specials) != saved["vocab_size"]: raise ValueError("merges are missing")
+    digest = tokenizer_digest(merges, pattern, specials, order)
+    if saved.get("digest") not in (None, digest): raise ValueError("the digest is another")
+    return merges, pattern, specials, order
+
 def check_lossless(
-    tok:BPE,
+    tok:BPE,                    # as it was built from a file
 ):
     "Raise `ValueError` if a tokenizer does not give a text back."
-    if not all(m.end() > m.start() for m in regex.finditer(tok.pattern, SAMPLE)): raise ValueError("its split pattern finds words without a letter")
+    if not all(m.end() > m.start() for m in regex.finditer(tok.pattern, SAMPLE)):
+        raise ValueError("its split pattern finds words without a letter")
     for text in (SAMPLE, " ".join(SAMPLE), " x\n\n".join(SAMPLE[:256])):
         if tok.decode(tok.encode(text)) != text: raise ValueError(f"its split pattern {tok.pattern!r} loses text")
 
+# %% ../nbs/10_tokenizer.ipynb #94895983
+def gpt2_bytes()->tuple: # the bytes in the order of GPT-2's ids, and the letter that it writes for each of them
+    "How GPT-2's vocabulary numbers and writes bytes."
+    order = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    order += [b for b in range(256) if b not in order]
+    return order, [chr(b) for b in order[:188]] + [chr(256 + i) for i in range(68)]
+
+def gpt2_parts(
+    vocab_bpe_path,      # OpenAI's merges, one per line
+    ids:dict,            # OpenAI's ids: written token -> id
+)->tuple:                # what `BPE` takes
+    "Read GPT-2's merges; `ValueError` where the two files do not belong together."
+    order, letters = gpt2_bytes()
+    lines = Path(vocab_bpe_path).read_text(encoding="utf-8").split("\n")
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    merges = [(ids[a], ids[b]) for a, b in pairs]
+    names = letters + [a + b for a, b in pairs] + ["<|endoftext|>"]
+    if ids != {name: i for i, name in enumerate(names)}: raise ValueError("ids and merges do not belong together")
+    return merges, GPT2_PATTERN, ("<|endoftext|>",), order
+
+# %% ../nbs/10_tokenizer.ipynb #6c2cb783
 class Tokenizer(BPE):
     "Byte-level BPE that can be saved, and that knows the chat format."
-    def render_conversation(self,
-        conversation:dict,     # {"messages": [{"role": "system", "user" or "assistant", "content": …}, …]}
-        max_tokens:int=2048,   # longer conversations are cut here
-    )->tuple:                  # ids and mask, two lists of one length; mask is 1 where the assistant must learn to write
-        "A conversation as the model sees it in training."
-        ids, mask = render_messages(self, check_conversation(conversation))
-        return ids[:max_tokens], mask[:max_tokens]
-
-    def render_for_completion(self,
-        conversation:dict,     # the last message is the user's; if it is the assistant's, it is left out
-    )->list[int]:              # ids that end with <|assistant_start|>
-        "The prompt to which the model writes the assistant's answer."
-        messages = check_conversation(conversation)
-        if messages[-1]["role"] == "assistant": messages = messages[:-1]
-        return render_messages(self, messages)[0] + [self.special("<|assistant_start|>")]
-
     def save(self,
         folder,      # made if it is missing
     ):
         "Write `tokenizer.json`: readable, one merge per line."
+        specials = list(self.special_ids)
         shown = [repr(t.decode("utf-8", "backslashreplace")) for t in self.vocab[256:]]
-        digest = tokenizer_digest(self.merges, self.pattern, list(self.special_ids), self.byte_order)
-        write_json(Path(folder) / "tokenizer.json", dict(kind="byte-level BPE", vocab_size=self.vocab_size, pattern=self.pattern,
-            special_tokens=list(self.special_ids), byte_order=" ".join(map(str, self.byte_order)), digest=digest,
+        write_json(Path(folder) / "tokenizer.json", dict(
+            kind="byte-level BPE", vocab_size=self.vocab_size, pattern=self.pattern, special_tokens=specials,
+            byte_order=" ".join(map(str, self.byte_order)),
+            digest=tokenizer_digest(self.merges, self.pattern, specials, self.byte_order),
             merges=[f"{a} {b} {text}" for (a, b), text in zip(self.merges, shown)]))
 
     @classmethod
@@ -414,21 +477,17 @@ class Tokenizer(BPE):
     ):               # a `Tokenizer`
         "Read `tokenizer.json`."
         path = Path(folder) / "tokenizer.json"
-        if not path.exists(): raise CourseError(f"no tokenizer in {folder}: make one with python -m nanochat_course.tok_train")
-        d = read_json(path)
+        if not path.exists():
+            raise CourseError(f"no tokenizer in {folder}: make one with python -m nanochat_course.tok_train")
+        saved = read_json(path)
         try:
-            merges = [tuple(map(int, line.split(" ", 2)[:2])) for line in d["merges"]]
-            order = [int(b) for b in d["byte_order"].split()]
-            if sorted(order) != list(range(256)): raise ValueError("the byte order is not one")
-            check_merges(merges)
-            if 256 + len(merges) + len(d["special_tokens"]) != d["vocab_size"]: raise ValueError("merges are missing")
-            if d.get("digest") not in (None, tokenizer_digest(merges, d["pattern"], d["special_tokens"], order)): raise ValueError("the digest is another")
-            tok = cls(merges, d["pattern"], d["special_tokens"], order)
+            tok = cls(*saved_parts(saved))
             check_lossless(tok)
             return tok
-        except BaseException as e:
-            if not isinstance(e, Exception) and type(e).__name__ != "PanicException": raise      # tiktoken's panics are no `Exception`
-            raise CourseError(f"{path} is damaged ({type(e).__name__}: {e}): remove the folder and train the tokenizer again") from None
+        except BaseException as e:                                    # tiktoken's panics are no `Exception`
+            if not isinstance(e, Exception) and type(e).__name__ != "PanicException": raise
+            raise CourseError(f"{path} is damaged ({type(e).__name__}: {e}): "
+                              "remove the folder and train the tokenizer again") from None
 
     @classmethod
     def from_gpt2(cls,
@@ -436,21 +495,34 @@ class Tokenizer(BPE):
         encoder_json_path,   # OpenAI's ids
     ):                       # a `Tokenizer` with GPT-2's ids; its one special token is <|endoftext|>
         "Read GPT-2's published vocabulary."
-        order = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-        order += [b for b in range(256) if b not in order]
-        letters = [chr(b) for b in order[:188]] + [chr(256 + i) for i in range(68)]
         ids = read_json(encoder_json_path)
-        try:
-            lines = Path(vocab_bpe_path).read_text(encoding="utf-8").split("\n")
-            pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-            tok = cls([(ids[a], ids[b]) for a, b in pairs], GPT2_PATTERN, ("<|endoftext|>",), order)
-            names = letters + [a + b for a, b in pairs] + ["<|endoftext|>"]
-            if ids != {name: i for i, name in enumerate(names)}: raise ValueError("ids and merges do not belong together")
-            return tok
+        try: return cls(*gpt2_parts(vocab_bpe_path, ids))
         except (OSError, LookupError, TypeError, ValueError) as e:
-            raise CourseError(f"{vocab_bpe_path} and {encoder_json_path} are not a GPT-2 vocabulary ({type(e).__name__}: {e})") from None
+            raise CourseError(f"{vocab_bpe_path} and {encoder_json_path} are not a GPT-2 vocabulary "
+                              f"({type(e).__name__}: {e})") from None
 
-# %% ../nbs/10_tokenizer.ipynb #7d8cb4dd
+
+
+# %% ../nbs/10_tokenizer.ipynb #863c4ce6
+@patch
+def render_conversation(self:Tokenizer,
+    conversation:dict,     # {"messages": [{"role": "system", "user" or "assistant", "content": …}, …]}
+    max_tokens:int=2048,   # longer conversations are cut here
+)->tuple:                  # ids and mask, lists of one length; mask is 1 where the assistant must learn to write
+    "A conversation as the model sees it in training."
+    ids, mask = render_messages(self, check_conversation(conversation))
+    return ids[:max_tokens], mask[:max_tokens]
+
+@patch
+def render_for_completion(self:Tokenizer,
+    conversation:dict,     # the last message is the user's; if it is the assistant's, it is left out
+)->list[int]:              # ids that end with <|assistant_start|>
+    "The prompt to which the model writes the assistant's answer."
+    messages = check_conversation(conversation)
+    if messages[-1]["role"] == "assistant": messages = messages[:-1]
+    return render_messages(self, messages)[0] + [self.special("<|assistant_start|>")]
+
+# %% ../nbs/10_tokenizer.ipynb #b747c999
 def train_bpe(
     texts,                                  # iterable of strings, read once
     vocab_size:int,                         # tokens in all: 256 bytes, merges, specials
@@ -460,9 +532,11 @@ def train_bpe(
 )->Tokenizer:                               # smaller than asked if the text has no more pairs
     "Learn a vocabulary from text."
     if isinstance(texts, (str, os.PathLike)):
-        raise CourseError("train_bpe takes a list of texts: for one text give [text], for a file [Path(name).read_text()]")
+        raise CourseError("train_bpe takes a list of texts: "
+                          "for one text give [text], for a file [Path(name).read_text()]")
     least = 256 + len(special_tokens)
     if vocab_size < least:
-        raise CourseError(f"a vocabulary of {vocab_size} is too small: the 256 bytes and {len(special_tokens)} special tokens need at least {least}")
+        raise CourseError(f"a vocabulary of {vocab_size} is too small: "
+                          f"the 256 bytes and {len(special_tokens)} special tokens need at least {least}")
     words = count_words_parallel(texts, pattern, num_processes)
     return Tokenizer(learn_merges(words, vocab_size - least), pattern, special_tokens)

@@ -1,8 +1,8 @@
 "The stage: a small checkpoint, judged; bad input in one line."
-import json, os, shutil, subprocess, sys
+import json, os, random, shutil, subprocess, sys
 from types import SimpleNamespace
 import pytest, torch
-from nanochat_course.base_eval import BaseEvalConfig, Recorder, base_eval
+from nanochat_course.base_eval import BaseEvalConfig, Recorder, base_eval, core_tasks
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, load_result
 from nanochat_course.corpus import make_corpus
@@ -62,6 +62,17 @@ def test_a_bundle_in_its_place_is_used_and_named_core(world):
     with pytest.raises(CourseError, match="no CORE bundle"): base_eval(BaseEvalConfig(eval="core", core_bundle=str(world.path / "none"), **QUICK))
 
 
+def test_core_is_required_or_left_alone(world, monkeypatch):
+    "Without the flag nobody is asked for the bundle; with it there is no falling back."
+    monkeypatch.setenv("NANOCHAT_COURSE_CORE_URL", "http://127.0.0.1:9/eval_bundle.zip")
+    assert "mini_core" in base_eval(BaseEvalConfig(eval="core", **QUICK))
+    with pytest.raises(CourseError, match="no CORE bundle: .*put the file at .*eval_bundle.zip yourself"): core_tasks(BaseEvalConfig(require_core=True), attempts=1)
+    shutil.make_archive(world.path / "eval_bundle", "zip", builtin_bundle(world.path / "made" / "eval_bundle", 4).parent)
+    for config in (dict(require_core=True), {}, dict(core_bundle=str(world.path / "eval_bundle.zip"))):
+        assert "core" in base_eval(BaseEvalConfig(eval="core", **QUICK, **config))
+        shutil.rmtree(world.path / "eval_bundle")                                              # made again from the archive
+
+
 def test_parts(world):
     assert base_eval(BaseEvalConfig(eval="sample", model_tag="d10", **QUICK))["model_tag"] == "d10"
     assert set(base_eval(BaseEvalConfig(eval="sample", **QUICK))) == {"model_tag", "step"}
@@ -83,3 +94,53 @@ def test_command_line(world):
     good = run("--corpus", "words", "--split-tokens", "1024", "--eval", "bpb")
     assert good.returncode == 0, good.stderr
     assert "bits per byte" in good.stdout + good.stderr
+
+
+# the judge of a known truth
+
+def by_hand(model, tokenizer, label, t):
+    "Accuracy on a task as the definitions say, one row at a time, with another tokenizer and nothing of ours but the prompts."
+    from nanochat_course.evaluation import few_shot, render_item
+    right, n = 0, model.config.n_positions
+    items = t["items"]
+    random.Random(1337).shuffle(items)
+    def tokens(text): return [50256, *tokenizer(text)["input_ids"]]
+    def log_p(ids): return torch.log_softmax(model(torch.tensor([ids])).logits[0, :-1].double(), -1)[range(len(ids) - 1), ids[1:]]
+    for i, item in enumerate(items):
+        rows = [tokens(text) for text in render_item(item, t["kind"], few_shot(items, i, t["num_fewshot"]), t["delimiter"])]
+        if t["kind"] == "language_modeling":
+            prompt, whole = rows
+            answer = len(whole) - len(prompt)
+            assert whole[:len(prompt)] == prompt
+            whole = whole[-n:]
+            best = model(torch.tensor([whole])).logits[0, :-1].argmax(-1)
+            right += best[-answer:].tolist() == whole[-answer:]
+            continue
+        if t["kind"] == "multiple_choice": shared = len(os.path.commonprefix(rows)); sizes = [len(r) - shared for r in rows]
+        else: sizes = [len(os.path.commonprefix([r[::-1] for r in rows]))] * len(rows)
+        losses = [-log_p(r[-n:])[-size:].mean().item() for r, size in zip(rows, sizes)]
+        right += losses.index(min(losses)) == item["gold"]
+    return right / len(items)
+
+
+@pytest.mark.parametrize("positions", [1024, 48])
+def test_gpt2_is_judged_as_an_independent_computation_does(tmp_path, monkeypatch, test_data, capsys, positions):
+    "A random GPT-2 with the published vocabulary; with 48 positions, long prompts lose their beginning."
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "base"))
+    torch.manual_seed(1)
+    config = transformers.GPT2Config(n_positions=positions, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path / "gpt2")
+    for theirs, ours in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")): shutil.copy(test_data / "gpt2_tokenizer" / theirs, tmp_path / "gpt2" / ours)
+    tokenizer = transformers.GPT2Tokenizer(str(tmp_path / "gpt2" / "vocab.json"), str(tmp_path / "gpt2" / "merges.txt"))
+    folder = builtin_bundle(tmp_path / "tasks", 12)
+    metrics = base_eval(BaseEvalConfig(gpt2=str(tmp_path / "gpt2"), core_bundle=str(folder), device="cpu", dtype="bfloat16", max_per_task=12))
+    with torch.inference_mode(): want = {label: by_hand(model, tokenizer, label, t) for label, t in builtin_tasks(12).items()}
+    said = capsys.readouterr().out
+    assert " | ".join(f"{label} {v:.3f}" for label, v in want.items()) in said, (said, want)
+    assert set(metrics) == {"core"} and not (tmp_path / "base" / "report").exists()          # a judgement of our own model stays
+
+
+def test_gpt2_that_is_none(tmp_path):
+    with pytest.raises(CourseError, match="holds no model.safetensors"): base_eval(BaseEvalConfig(gpt2=str(tmp_path), device="cpu"))

@@ -134,3 +134,29 @@ def test_a_finished_run_is_not_passed_off_as_one_with_other_settings(folder, tmp
     _, err = p.communicate(timeout=120)
     assert p.returncode == 2 and "matrix_lr 0.02 there, 0.1 here" in err and "--model-tag" in err and err.strip().count("\n") == 0
     assert (d / "report" / "base_train.json").read_text() == report
+
+
+def test_the_record_in_two_processes_leaves_a_checkpoint_that_answers(folder, tmp_path, monkeypatch):
+    "The preset's own flags, the sharded optimizer, a file that keeps every field, and an engine that continues as the model does."
+    from nanochat_course.checkpoint import load_model
+    from nanochat_course.engine import Engine
+    from nanochat_course.recipe import RECORD
+    from nanochat_course.speedrun import command_line
+    d = tmp_path / "d"
+    shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
+    flags = dict(RECORD, **FLAGS) | dict(depth=3, num_iterations=8, device_batch_size=2, model_tag="record", warmup_steps=2)
+    p = subprocess.run(command_line("base_train", flags, 2), env=dict(os.environ, NANOCHAT_COURSE_DIR=str(d), OMP_NUM_THREADS="1"),
+                       capture_output=True, text=True, timeout=240)
+    assert p.returncode == 0, p.stderr[-3000:]
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(d))
+    model, tok, meta = load_model(d / "base_checkpoints" / "record", Runtime(torch.device("cpu"), torch.float32))
+    names = {f: getattr(model.config, f) for f in ("value_embeds", "residual_scalars", "smear", "backout", "qk_scale", "rotary_base", "short_window", "c_fc_init")}
+    assert names == {f: RECORD[f] for f in names} and model.smear_lambda.item() != 0
+    losses = [r["loss"] for r in read_log(d / "report" / "base_train.jsonl") if "loss" in r]
+    assert losses[-1] < losses[0] and abs(losses[0] - torch.tensor(300.0).log()) < 0.1
+    ids = tok.encode("the cat", prepend=tok.bos)
+    got = Engine(model, tok).generate_batch(ids, temperature=0, max_tokens=12, stop=())[0].tokens
+    want = list(ids)
+    with torch.no_grad():
+        for _ in range(12): want.append(model(torch.tensor([want]))[0, -1].argmax().item())
+    assert got == want[len(ids):]

@@ -1,6 +1,6 @@
 # ruff: noqa: E501
 "The terminal chat: in a pipe, in a pseudo-terminal, and its parts."
-import errno, io, os, pty, select, signal, subprocess, sys, time
+import errno, io, os, pty, select, shutil, signal, subprocess, sys, time
 
 import pytest, torch
 
@@ -78,6 +78,19 @@ def test_the_model_trained_last(house):
         with pytest.raises(CourseError): find_model(**kw)
 
 
+def test_a_model_that_newer_training_has_overtaken(house, tmp_path, monkeypatch):
+    "RL of last week on SFT of last week: after a new SFT the new one speaks, unless RL is asked for."
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    for stage, when in (("mid", 1), ("chatsft", 2), ("chatrl", 3)):
+        shutil.copytree(house / "mid_checkpoints" / "d1", checkpoint_dir(stage, "d1"))
+        os.utime(checkpoint_dir(stage, "d1"), (when, when))
+    assert find_model()[0] == find_model(tag="d1")[0] == "chatrl"
+    os.utime(checkpoint_dir("chatsft", "d1"), (9, 9))
+    assert find_model()[0] == find_model(tag="d1")[0] == "chatsft" and find_model("chatrl")[0] == "chatrl"
+    os.utime(checkpoint_dir("mid", "d1"), (10, 10))
+    assert find_model()[0] == "mid"
+
+
 def test_outside_the_repository_the_installed_command_is_named(tmp_path):
     r = run("-p", "hi", house=tmp_path / "none", cwd=tmp_path)
     assert "nanochat-speedrun trains one" in r.stderr and "make" not in r.stderr
@@ -95,7 +108,7 @@ def test_a_name_is_a_name(house, tag):
 
 
 def test_examples_are_questions_of_the_training(house):
-    config = dict(identity_epochs=1, docstring_epochs=0, spelling_epochs=2, sums_epochs=.5, lettercount_epochs=0, wordproblems_epochs=0, no_such_flag=3)
+    config = dict(mixture="smoltalk:1 identity:1 spelling:2 lettercount:0 sums:.5", no_such_flag=3)
     tasks = teachers("mid", "d1", dict(config=config))
     assert [type(t).__name__ for t in tasks] == ["IdentityTask", "SpellingTask", "SumsTask"]
     known = {t[i]["messages"][0]["content"] for t in tasks for i in range(len(t))}

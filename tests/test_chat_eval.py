@@ -1,13 +1,16 @@
 "Chat evaluation: intervals that hold what they promise, graders asked evenly, the report of each stage."
 import json, math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 import pytest, torch
-from nanochat_course.chat_eval import SOURCES, ChatEvalConfig, chat_eval, evaluate_chat, wilson
+from nanochat_course import chat_eval as module
+from nanochat_course.chat_eval import CHATCORE, SOURCES, ChatEvalConfig, answers_path, chat_core, chat_eval, chosen_letters, evaluate_chat, exams, wilson
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, load_result
 from nanochat_course.corpus import make_corpus
+from nanochat_course.engine import Engine
 from nanochat_course.gpt import GPT, GPTConfig
+from nanochat_course.real_tasks import ARCTask, MMLUTask
 from nanochat_course.tasks import IdentityTask, SpellingTask, SumsTask
 from nanochat_course.tokenizer import train_bpe
 
@@ -62,12 +65,6 @@ def right(c):
     return content if isinstance(content, list) else [dict(type="text", text=content)]
 
 
-@dataclass(frozen=True)
-class OneOf(Runtime):
-    "One process of several, whose sums are its own."
-    def all_reduce(self, x, op="sum"): return x
-
-
 @pytest.fixture(scope="module")
 def tok(): return train_bpe(["What is 12 + 7? 19. How do you spell cat? c, a, t."] * 3, 270, num_processes=1)
 
@@ -77,19 +74,26 @@ def test_an_oracle_gets_all_and_a_mute_gets_nothing(tok, make):
     task = make("test", size=min(40, len(make("test"))))
     r = evaluate_chat(Scripted(tok, task, right), task, CPU, max_items=20)
     n = min(20, len(task))
-    assert r == dict(accuracy=1., interval=wilson(n, n), items=n)
-    assert evaluate_chat(Scripted(tok, task, lambda c: []), task, CPU, max_items=20) == dict(accuracy=0., interval=wilson(0, n), items=n)
+    answers = r.pop("answers")
+    assert r == dict(accuracy=1., interval=wilson(n, n), items=n) and all(a["right"] for a in answers)
+    assert [a["item"] for a in answers] == [i * len(task) // n for i in range(n)] and answers[0]["answer"] == task.answer(task[0])
+    mute = evaluate_chat(Scripted(tok, task, lambda c: []), task, CPU, max_items=20)
+    assert not any(a["right"] or a["answer"] for a in mute.pop("answers")) and mute == dict(accuracy=0., interval=wilson(0, n), items=n)
 
 
-def test_questions_are_spread_evenly_and_divided_among_the_ranks(tok):
+def test_questions_are_spread_evenly_and_divided_among_the_ranks(tok, monkeypatch):
     task = SumsTask("test")
     engine = Scripted(tok, task, right)
+    all_of_them = evaluate_chat(engine, task, CPU, max_items=-1)
+    assert all_of_them["items"] == len(task) == len(engine.asked)
+    engine.asked.clear(), engine.calls.clear()
     evaluate_chat(engine, task, CPU, max_items=10, max_tokens=7, temperature=.5, seed=3)
     gaps = {b - a for a, b in zip(engine.asked, engine.asked[1:])}
     assert engine.asked[0] == 0 and len(engine.asked) == 10 and max(gaps) - min(gaps) <= 1 and engine.asked[-1] >= len(task) * 0.9 - 1
     assert engine.calls == [(1, 7, .5, 3)]
     parts = [Scripted(tok, task, right) for _ in range(3)]
-    shares = [evaluate_chat(e, task, OneOf(CPU.device, CPU.dtype, rank=r, world_size=3), max_items=10)["accuracy"] for r, e in enumerate(parts)]
+    monkeypatch.setattr(module, "gather_bytes", lambda data, rt: [data])           # one process of several, whose answers are its own
+    shares = [evaluate_chat(e, task, replace(CPU, rank=r, world_size=3), max_items=10)["accuracy"] for r, e in enumerate(parts)]
     assert sorted(i for e in parts for i in e.asked) == engine.asked and sum(shares) == pytest.approx(1)
     few = Scripted(tok, task, right)
     assert evaluate_chat(few, task, CPU, max_items=10**6)["items"] == len(task) == len(few.asked)
@@ -102,6 +106,80 @@ def test_a_question_that_does_not_fit_counts_as_wrong(tok):
     assert lengths[0] < limit
     r = evaluate_chat(Scripted(tok, task, right, sequence_len=limit), task, CPU, max_items=20)
     assert r["items"] == 20 and r["accuracy"] == sum(n < limit for n in lengths) / 20 < 1
+
+
+# letters
+
+def random_engine(texts, layers=2, seed=0):
+    "A model of random weights everywhere, so that its choices depend on the question."
+    tok = train_bpe(texts, 600, num_processes=1)
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(sequence_len=512, vocab_size=tok.vocab_size, n_layer=layers, n_head=2, n_kv_head=2, n_embd=64)).init_weights()
+    for p in model.parameters(): torch.nn.init.normal_(p, std=.3)
+    return Engine(model, tok)
+
+
+@pytest.fixture(scope="module")
+def quiz(tmp_path_factory):
+    "Questions made by code, some with three choices, some numbered; the right ones evenly spread."
+    path, rng = tmp_path_factory.mktemp("quiz") / "test.jsonl", torch.Generator().manual_seed(1)
+    rows = []
+    for i in range(300):
+        n = 3 + i % 3
+        words = ["".join(chr(97 + int(c)) for c in torch.randint(0, 8, (2 + (i * k) % 9,), generator=rng)) for k in range(n)]
+        letters = list("ABCDE"[:n]) if i % 2 else [str(k + 1) for k in range(n)]
+        rows.append(dict(id=str(i), question=f"Which of these is number {i}?", choices=dict(text=words, label=letters), answerKey=letters[(i // 3) % n]))
+    path.write_text("\n".join(map(json.dumps, rows)))
+    task = ARCTask("test", path=path)
+    return task, random_engine([c["messages"][0]["content"] for c in task])
+
+
+def test_letters_against_the_whole_model(quiz):
+    "In batches of mixed lengths the choice is that of the model's own logits, question by question."
+    task, engine = quiz
+    conversations = [task[i] for i in range(0, 300, 7)]
+    got = chosen_letters(engine, conversations, batch_size=16)
+    for c, letter in zip(conversations, got):
+        with torch.no_grad(): logits = engine.source(torch.tensor([engine.tokenizer.render_for_completion(c)]))[0, -1]
+        assert letter == max(c["letters"], key=lambda l: logits[engine.tokenizer.encode(l)[0]])
+    assert len(set(got)) > 3 and got == [chosen_letters(engine, [c])[0] for c in conversations]
+    length = min(len(engine.tokenizer.render_for_completion(task[i])) for i in range(300))
+    short = Engine(GPT(replace(engine.source.config, sequence_len=length)).init_weights(), engine.tokenizer)
+    assert set(chosen_letters(short, conversations)) == {""}                       # longer than the context
+    assert evaluate_chat(short, task, CPU, 20)["accuracy"] == 0
+
+
+def test_a_random_model_is_at_chance(quiz):
+    task, engine = quiz
+    r = evaluate_chat(engine, task, CPU, max_items=-1)
+    chance = sum(1 / len(task[i]["letters"]) for i in range(300)) / 300
+    assert r["items"] == 300 and r["interval"][0] <= chance <= r["interval"][1]
+    assert all(a["answer"] in task[a["item"]]["letters"] and a["right"] == (a["answer"] == task.answer(task[a["item"]])) for a in r["answers"])
+
+
+@pytest.mark.parametrize("name", ["mmlu", "arc_easy"])
+def test_a_random_model_is_at_chance_on_real_questions(test_data, tmp_path, name):
+    "Four hundred questions of the test parts; and any fixed letter is near a quarter, so that no constant answer is worth much."
+    from test_real_tasks import arc_rows, mmlu_rows
+    bundle = test_data / "eval_bundle" / "eval_data" / "world_knowledge"
+    rows = list(mmlu_rows(test_data / "mmlu" / "test") if name == "mmlu" else arc_rows(bundle / "arc_easy.jsonl"))
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = dict(mmlu=MMLUTask, arc_easy=ARCTask)[name]("test", path=tmp_path / "test.jsonl")
+    engine = random_engine([task[i]["messages"][0]["content"] for i in range(0, len(task), 40)], layers=1)
+    r = evaluate_chat(engine, task, CPU, max_items=400)
+    fits = sum(a["answer"] != "" for a in r["answers"])
+    low, high = wilson(sum(a["right"] for a in r["answers"]), fits)
+    assert fits > 300 and low <= .25 <= high
+    for letter in "ABCD": assert abs(sum(task.answer(c) == letter for c in task) / len(task) - .25) < .03
+
+
+def test_chat_core():
+    "Centred as upstream: guessing is 0, all right 1; a task missing, no number."
+    chance = {name: .25 if name in ("arc_easy", "arc_challenge", "mmlu") else 0. for name in CHATCORE}
+    assert chat_core(chance, chance) == 0 and chat_core(dict.fromkeys(CHATCORE, 1.), chance) == 1
+    assert chat_core(dict(arc_easy=.4, arc_challenge=.3, mmlu=.35, gsm8k=.05, humaneval=.1, spellingbee=.9, sums=1.), chance) == pytest.approx(
+        ((.4 - .25) / .75 + (.3 - .25) / .75 + (.35 - .25) / .75 + .05 + .1 + .9) / 6)
+    assert chat_core({k: 1. for k in CHATCORE if k != "humaneval"}, chance) is None
 
 
 # the stage
@@ -129,6 +207,28 @@ def test_the_stage_asks_every_model_there_is(world):
         assert metrics["chat mean"] == pytest.approx((metrics["sums"] + metrics["identity"]) / 2) and 0 < metrics["text val_bpb"] < 20
         assert len(saved["samples"]) >= 6 and all(set(s) == {"prompt", "text"} for s in saved["samples"])
     assert results["sft"] == results["rl"]                                       # the same weights, the same questions: the same marks
+
+
+def test_the_real_exams(world, tmp_path, monkeypatch):
+    "All six from a folder, with ChatCORE and every answer on record; HumanEval is left out, and said so, where nothing can isolate programs."
+    from test_real_tasks import ROW, WORDS, write
+    for name in CHATCORE:
+        if name in ROW: write(tmp_path / "exams" / name / "test.parquet", [ROW[name]] * 3)
+    (tmp_path / "exams" / "spellingbee").mkdir()
+    (tmp_path / "exams" / "spellingbee" / "words.txt").write_text("\n".join(WORDS))
+    config = ChatEvalConfig(**QUICK | dict(source="sft", tasks=",".join(CHATCORE), task_data=str(tmp_path / "exams"), max_items=2))
+    m = chat_eval(config)["sft"]
+    assert m["ChatCORE"] == pytest.approx(chat_core(m, dict.fromkeys(CHATCORE, 0.) | dict(arc_easy=.25, arc_challenge=.25, mmlu=.25)))
+    lines = [json.loads(l) for l in answers_path("sft").read_text().splitlines()]
+    assert [l["task"] for l in lines] == [name for name in CHATCORE for _ in range(2)] and all(set(l) == {"task", "item", "right", "answer"} for l in lines)
+    def no(): raise CourseError("programs cannot be isolated here")
+    monkeypatch.setattr(module, "isolation", no)
+    said = []
+    runtime = SimpleNamespace(print=said.append)
+    assert list(exams(config, runtime)) == [name for name in CHATCORE if name != "humaneval"] and "humaneval is left out" in said[0]
+    assert "ChatCORE" not in chat_eval(config)["sft"]
+    with pytest.raises(CourseError, match="cannot be isolated"): exams(replace(config, tasks="humaneval"), runtime)
+    with pytest.raises(CourseError, match="no task to ask"): exams(replace(config, tasks=","), runtime)
 
 
 def test_one_source_only(world):

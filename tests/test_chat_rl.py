@@ -1,5 +1,5 @@
 "Reinforcement learning: the gradient is the exact one, rollouts can be repeated, and the stage goes on where it was killed."
-import itertools, os, random, shutil, signal, subprocess, sys, time
+import itertools, json, os, random, shutil, signal, subprocess, sys, time, zlib
 from dataclasses import replace
 from functools import partial
 import pytest, torch
@@ -176,6 +176,33 @@ def test_loader_repeats_and_resumes(taught):
     assert not equal(first[0], take(make(1), 1)[0])
 
 
+def gradients(model, loader, passes):
+    "Of the head, as the loop adds them up: each pass's loss divided by the number of passes."
+    model.zero_grad()
+    for inputs, targets, state in take(loader, passes): (policy_gradient_loss(model, inputs, targets) / passes).backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found, state
+
+
+class Whims(SumsTask):
+    "Half of all answers are right, for no reason: every group has a signal."
+    def grade(self, conversation, completion): return zlib.crc32(repr(completion).encode()) % 2 == 0
+
+
+@pytest.mark.parametrize("rows", [8, 7, 3, 1, 100])
+def test_passes_make_the_gradient_of_the_whole(taught, rows):
+    "Also where the answers differ in length; a state after some of the passes still names this batch."
+    _, tok, model = taught
+    make = lambda rows: RolloutLoader(Engine(model, tok), Whims("train", largest=9), CPU, examples=2, num_samples=6, max_tokens=5, seed=3, rows=rows)
+    whole, state = gradients(model, make(0), 1)
+    passes = -(-12 // rows)
+    got, last = gradients(model, make(rows), passes)
+    assert last == state == dict(batch=1) and max(g.abs().max() for g in whole.values()) > 0
+    for n in whole: assert torch.allclose(got[n], whole[n], rtol=1e-3, atol=1e-6), n
+    assert [s["batch"] for _, _, s in take(make(rows), 2 * passes)] == [0] * (passes - 1) + [1] + [1] * (passes - 1) + [2]
+
+
 def test_every_question_once_an_epoch_and_ranks_apart():
     task = SumsTask("train", largest=5)
     for world in (1, 2, 3):
@@ -201,6 +228,27 @@ def test_the_stage(world):
     rewards = [l["reward"] for l in read_log(saved["log"]) if "reward" in l]
     assert len(rewards) == 4 and all(0 <= x <= 1 for x in rewards)
     assert load_checkpoint(checkpoint_dir("chatrl", "tiny")).meta["run"]["origin"]["stage"] == "chatsft"
+
+
+def test_the_stage_in_passes(world):
+    "Three answers at a time: the same rollouts, the same rewards, the same weights but for rounding."
+    whole = chat_rl(SMALL)
+    want, log = weights(), [l["reward"] for l in read_log(base_dir() / "report" / "chat_rl.jsonl") if "reward" in l]
+    shutil.rmtree(base_dir() / "chatrl_checkpoints")
+    passes = chat_rl(replace(SMALL, device_batch_size=3))
+    assert [l["reward"] for l in read_log(base_dir() / "report" / "chat_rl.jsonl") if "reward" in l] == log
+    assert all(torch.allclose(weights()[k], v, rtol=1e-2, atol=1e-3) for k, v in want.items() if not k.startswith("optimizer/"))
+    assert passes["metrics"].keys() == whole["metrics"].keys()
+
+
+def test_gsm8k_from_a_folder(world, tmp_path):
+    "Published problems instead of sums, graded by their own grader; without the folder's files it says which are missing."
+    (tmp_path / "gsm8k").mkdir()
+    rows = [dict(question=f"{a} + {b}?", answer=f"{a}+{b}=<<{a}+{b}={a + b}>>{a + b}\n#### {a + b}") for a in range(5) for b in range(4)]
+    for split in ("train", "test"): (tmp_path / "gsm8k" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = replace(SMALL, task="gsm8k", task_data=str(tmp_path), num_iterations=1)
+    assert "gsm8k pass@1" in chat_rl(config)["metrics"]
+    with pytest.raises(CourseError, match="gsm8k does not exist"): chat_rl(replace(config, task_data=str(tmp_path / "none")))
 
 
 def stage(world):

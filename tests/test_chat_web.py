@@ -162,6 +162,23 @@ def test_answers_do_not_depend_on_who_joins_and_leaves(engine):
         assert np.allclose(logprobs, [p for p, m in zip(alone.logprobs, alone.mask) if m], atol=1e-3)
 
 
+def test_a_model_that_looks_one_token_back_keeps_its_place_in_the_batch():
+    "Smear needs the token before, also after rows have moved and when rows have different lengths."
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(sequence_len=64, vocab_size=tok.vocab_size, n_layer=2, n_head=2, n_kv_head=2, n_embd=32, smear=True, value_embeds=True)).init_weights().eval()
+    for p in model.parameters(): torch.nn.init.normal_(p, std=.3)
+    with torch.no_grad(): model.smear_lambda.fill_(3.)
+    engine, jobs = Engine(model, tok, torch.float32), []
+    for i, (length, limit) in enumerate([(9, 3), (1, 20), (5, 4), (12, 20), (3, 20)]):
+        jobs.append(Job(tok, list(range(40 + i, 40 + i + length)), limit, temperature=0., put=lambda event: None))
+        jobs[-1].events = []
+    batch, waiting = Batch(engine, 3, 64), list(jobs)
+    while waiting or batch.jobs:
+        new = [waiting.pop(0) for _ in range(min(3 - len(batch.jobs), len(waiting)))]
+        for job, event in batch.step(new): job.events.append(event)
+    for job in jobs: assert collect([job])[0] == engine.generate_batch(job.prompt, max_tokens=job.limit, temperature=0.)[0].tokens
+
+
 def test_cancelled_jobs_leave_the_others_alone(engine):
     worker, events = Worker(engine, slots=3, queue=50), [[] for _ in range(9)]
     prompt = tok.render_for_completion(dict(messages=[user("Tell me a story.")]))

@@ -363,13 +363,13 @@ def test_exercise_verdicts(capsys, monkeypatch, tmp_path):
 def test_progress_by_chapter(tmp_path, monkeypatch):
     "What was solved, from a file that somebody's editor has damaged; inside the repository with what is still open."
     here = Path(__file__).resolve().parent.parent
-    (tmp_path / "progress.jsonl").write_bytes(b'{"exercise": "10.1 a", "time": 1}\n\xff\nnull\n{"exercise": 3}\n{"exercise": "00.1 global mean"}\n{"exercise": "10.1 a"}\n{"exerc')
+    (tmp_path / "progress.jsonl").write_bytes(b'{"exercise": "10.1 a", "time": 1}\n\xff\nnull\n{"exercise": 3}\n{"exercise": "90.1 global mean"}\n{"exercise": "10.1 a"}\n{"exerc')
     def listed(folder):
         env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path), PYTHONPATH=str(here), PYTHONIOENCODING="utf-8")
         return subprocess.run([sys.executable, "-m", "nanochat_course.exercises"], env=env, cwd=folder, capture_output=True, text=True).stdout.splitlines()
     outside, inside = listed(tmp_path), listed(here)
-    assert [line.split(maxsplit=4) for line in outside] == [["00", "1", "of", "1", "✓ 00.1 global mean"], ["10", "1", "of", "1", "✓ 10.1 a"], ["in", "all", "2", "of", "2"]]
-    assert any(line.startswith("00_common ") and "1 of 2" in line and "✓ 00.1 global mean · – 00.2" in line for line in inside)
+    assert [line.split(maxsplit=4) for line in outside] == [["10", "1", "of", "1", "✓ 10.1 a"], ["90", "1", "of", "1", "✓ 90.1 global mean"], ["in", "all", "2", "of", "2"]]
+    assert any(line.startswith("90_common ") and "1 of 2" in line and "✓ 90.1 global mean · – 90.2" in line for line in inside)
     assert int(inside[-1].split()[-1]) > 60
 
 

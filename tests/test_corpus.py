@@ -4,9 +4,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil, pyarrow as pa, pyarrow.parquet as pq
 import pytest
+from loopback import Raw, Shards, answer, whole
 from nanochat_course.common import CourseError, corpus_dir, run_main
-from nanochat_course.corpus import (CorpusConfig, check_shard, check_shards, clean_docstring, corpus, deduplicate, docstring_records, documents, download,
-                                    list_shards, make_corpus, module_documents, python_sources, read_row_group, read_source, split_text, write_corpus, write_shard)
+from nanochat_course.corpus import (CorpusConfig, RowGroups, announced, arriving, check_shard, clean_docstring, corpus, deduplicate, docstring_records, documents, download,
+                                    list_shards, make_corpus, module_documents, python_sources, read_corpus, read_row_group, read_source, shards_for, split_text, write_corpus, write_shard)
 
 TEXTS = [f"document {i}: " + "The cat sat on the mat. " * (i % 7) for i in range(200)]
 
@@ -227,8 +228,8 @@ def test_broken_shards_are_named(shards):
     paths = list_shards(shards, "train")
     whole = paths[1].read_bytes()
     paths[1].write_bytes(whole[:-50])
-    with pytest.raises(CourseError, match="shard_00001.parquet is truncated"): check_shards(paths)
-    with pytest.warns(UserWarning, match="shard_00001"): assert len(check_shards(paths, skip_corrupt=True)) == 2
+    with pytest.raises(CourseError, match="shard_00001.parquet is truncated"): RowGroups(paths)
+    with pytest.warns(UserWarning, match="shard_00001"): assert len({p for p, *_ in RowGroups(paths, skip_corrupt=True).known}) == 2
     paths[1].write_bytes(b"")
     with pytest.raises(CourseError, match="shard_00001"): check_shard(paths[1])
     meta = pq.read_metadata(paths[0])
@@ -456,39 +457,7 @@ def test_hub_corpus(tmp_path, payload, monkeypatch):
 
 # servers that are wrong in other ways
 
-class Raw:
-    "A server whose answers are functions: (handler, number of the request) -> None. `seen` holds the headers of the requests."
-    def __init__(self, *answers):
-        self.answers, self.seen, outer = list(answers), [], self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.seen.append(dict(self.headers) | {"path": self.path})
-                answer = outer.answers[min(len(outer.seen), len(outer.answers)) - 1]
-                try: answer(self)
-                except (BrokenPipeError, ConnectionResetError): pass
-            def log_message(self, *args): pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self): return self
-    def __exit__(self, *args): self.server.shutdown(); self.server.server_close()
-
-
-def answer(status, body=b"", **headers):
-    "An answer with this status, these headers (underscores are hyphens) and this body."
-    def send(h):
-        h.send_response(status)
-        for k, v in headers.items(): h.send_header(k.replace("_", "-"), v(h) if callable(v) else v)
-        h.end_headers()
-        h.wfile.write(body(h) if callable(body) else body)
-    return send
-
-
 def first_half(payload, etag='"v1"'): return answer(200, payload[:len(payload) // 2], ETag=etag, Content_Length=str(len(payload)))
-def whole(payload, etag='"v1"'): return answer(200, payload, ETag=etag, Content_Length=str(len(payload)))
 
 
 def test_a_part_of_another_version_is_not_believed(tmp_path, payload):
@@ -506,6 +475,21 @@ def test_a_part_from_elsewhere_is_not_believed(tmp_path, payload, content_range)
     half, n = len(payload) // 2, len(payload)
     headers = {} if content_range is None else dict(Content_Range=content_range.format(last=n - 1, n=n, after=half + 1))
     rest = answer(206, payload[half:], ETag='"v1"', Content_Length=str(n - half), **headers)
+    with Raw(first_half(payload), rest, whole(payload)) as hub: path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
+    assert path.read_bytes() == payload and len(hub.seen) == 3 and "Range" not in hub.seen[2]
+
+
+def test_a_size_that_is_a_lie(tmp_path, payload):
+    "It announces half of what it has: the bytes are all there, the footer is not."
+    with Raw(answer(200, payload, ETag='"v1"', Content_Length=str(len(payload) // 2)), whole(payload)) as hub:
+        assert download(hub.url + "/s", tmp_path / "s.parquet", wait=.01).read_bytes() == payload
+    assert len(hub.seen) == 2 and "Range" not in hub.seen[1]
+
+
+def test_a_rest_that_is_garbage(tmp_path, payload):
+    "Right place, right version, right length, wrong bytes."
+    half, n = len(payload) // 2, len(payload)
+    rest = answer(206, b"x" * (n - half), ETag='"v1"', Content_Range=f"bytes {half}-{n - 1}/{n}", Content_Length=str(n - half))
     with Raw(first_half(payload), rest, whole(payload)) as hub: path = download(hub.url + "/s", tmp_path / "s.parquet", wait=.01)
     assert path.read_bytes() == payload and len(hub.seen) == 3 and "Range" not in hub.seen[2]
 
@@ -607,3 +591,102 @@ def test_the_token_goes_to_one_server_only(tmp_path, payload, monkeypatch):
     assert len(store.seen) == 2 and not any("secret" in str(s) for s in store.seen)
     with Raw(answer(401)) as hub, pytest.raises(CourseError, match="HF_TOKEN"): download(hub.url + "/s", tmp_path / "s.parquet")
     assert "Authorization" not in hub.seen[0]
+
+
+# a corpus that is read while it is still on its way
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    (tmp_path / "made").mkdir()
+    with Shards(tmp_path / "made") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+        for event in hub.open.values(): event.set()
+
+
+def heads(texts): return [t[:t.index(":") + 2] for t in texts]
+
+
+def test_the_first_few_are_waited_for_and_the_rest_is_announced(tmp_path, hub, capsys):
+    hub.release(0, 1, 6542)
+    made = make_corpus("climbmix", tmp_path / "c", num_shards=6, first_shards=2)
+    assert made["shards"] == 7 and made["here"] == 3 and sorted(hub.order) == ["shard_00000.parquet", "shard_00001.parquet", "shard_06542.parquet"]
+    with pytest.raises(CourseError, match=r"shard_00002.parquet of .* is not here, and nobody is downloading it: start"): list_shards(tmp_path / "c")
+    assert announced(tmp_path / "c") == "climbmix, 7 shards" and not arriving(tmp_path / "c")
+    hub.release(*range(6))
+    done = make_corpus("climbmix", tmp_path / "c", num_shards=6)
+    assert done["documents"] == 420 and "here" not in done and done == read_corpus(tmp_path / "c")
+    assert len(hub.order) == 7 and heads(documents(list_shards(tmp_path / "c"))) == hub.texts(*range(6))
+
+
+def test_a_reader_waits_at_the_edge_and_reads_in_the_announced_order(tmp_path, hub, monkeypatch):
+    "Shards arrive from the last to the first; the texts come in the order of their numbers."
+    hub.release(0, 6542)
+    make_corpus("climbmix", tmp_path / "c", num_shards=6, first_shards=1)
+    rest = threading.Thread(target=make_corpus, args=("climbmix", tmp_path / "c"), kwargs=dict(num_shards=6))
+    rest.start()
+    while not arriving(tmp_path / "c"): time.sleep(.01)
+    seen, texts = [], documents(list_shards(tmp_path / "c"))
+    for _ in range(60): seen.append(next(texts))                              # what is here is read at once
+    hub.release(4)                                                            # four at a time are asked for: 1 to 4
+    while not (tmp_path / "c" / "shard_00004.parquet").exists(): time.sleep(.01)
+    reader = threading.Thread(target=lambda: seen.extend(texts))
+    reader.start()
+    time.sleep(.3)
+    assert len(seen) == 60 and reader.is_alive()                              # shard 1 is not here: nothing is read out of turn
+    hub.release(5, 3, 2, 1)
+    for thread in (rest, reader): thread.join(30)
+    assert heads(seen) == hub.texts(*range(6))
+    assert hub.order.index("shard_00004.parquet") < hub.order.index("shard_00001.parquet")
+
+
+def test_a_download_that_dies_is_named(tmp_path, hub):
+    "A process that downloads is killed: the reader says so, with the command that goes on."
+    hub.release(0, 6542)
+    command = [sys.executable, "-m", "nanochat_course.corpus", "--source", "climbmix", "--num-shards", "3", "--out-dir", str(tmp_path / "c")]
+    with open(tmp_path / "log", "w") as log: process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ, HF_ENDPOINT=hub.url))
+    while not (tmp_path / "c" / "shard_00000.parquet").exists(): time.sleep(.05)
+    assert arriving(tmp_path / "c")
+    with pytest.raises(CourseError, match=r"in use by process \d+ \(download\)"): make_corpus("climbmix", tmp_path / "c", num_shards=3)
+    texts = documents(list_shards(tmp_path / "c"))
+    assert heads(next(texts) for _ in range(60)) == hub.texts(0)
+    process.kill()
+    process.wait()
+    os.utime(tmp_path / "c" / ".download", (0, 0))                            # a minute later
+    (tmp_path / "c" / "download.log").write_text("error: the line\nis cut\n\n")
+    message = r"shard_00001.parquet of .* is not here, and nobody is downloading it \(.*download.log ends with: is cut\): start the speedrun again, " \
+              r"or python -m nanochat_course.corpus --source climbmix --num-shards 3; it goes on where it stopped"
+    with pytest.raises(CourseError, match=message): next(texts)
+    hub.release(1, 2)
+    make_corpus("climbmix", tmp_path / "c", num_shards=3)
+    assert heads(documents(list_shards(tmp_path / "c"))) == hub.texts(0, 1, 2)
+
+
+def test_a_download_that_fails_ends_the_wait_at_once(tmp_path, hub):
+    hub.release(0, 6542)
+    make_corpus("climbmix", tmp_path / "c", num_shards=3, first_shards=1)
+    (tmp_path / "c" / ".download").touch()
+    texts = documents(list_shards(tmp_path / "c"))
+    for _ in range(60): next(texts)
+    hub.answers = [answer(404)]
+    with pytest.raises(CourseError, match="HTTP 404"): make_corpus("climbmix", tmp_path / "c", num_shards=3)
+    with pytest.raises(CourseError, match="nobody is downloading it: start"): next(texts)
+
+
+def test_a_broken_shard_that_comes_late(tmp_path, hub):
+    "It has a good name and bad bytes: found when its turn comes, or skipped."
+    make = lambda name: (hub.release(0, 6542), make_corpus("climbmix", tmp_path / name, num_shards=2, first_shards=1), (tmp_path / name / ".download").touch())
+    for name, skip in (("a", False), ("b", True)):
+        make(name)
+        texts = documents(list_shards(tmp_path / name), skip_corrupt=skip)
+        for _ in range(60): next(texts)
+        (tmp_path / name / "shard_00001.parquet").write_bytes(b"no parquet")
+        if skip:
+            with pytest.warns(UserWarning, match="shard_00001.parquet is truncated"): assert not list(texts)
+        else:
+            with pytest.raises(CourseError, match="shard_00001.parquet is truncated"): next(texts)
+
+
+def test_shards_for():
+    assert shards_for(5.84e9) == 123 and shards_for(1) == 1
+    assert all((shards_for(t) - 1) * 250e6 < 1.1 * 4.75 * t <= shards_for(t) * 250e6 for t in (1e8, 1e9, 2.5e9, 9.99e9))

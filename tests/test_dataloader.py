@@ -364,3 +364,88 @@ def test_pack_rows(items, T, buffer_size):
                           no_target=sum(len(ids) <= T + 1 and not any(m[1:]) for ids, m in sequences))
     assert {i - 1000 for i in seen if i >= 1000} == set(fits)
     for i in fits: assert len(sequences[i][0]) - 1 <= seen[1000 + i] <= len(sequences[i][0])       # its last token may be a target only
+
+
+# a corpus that is still being downloaded
+
+@pytest.fixture
+def late(tmp_path):
+    "An announced corpus of five training shards, and a function that lets some of them arrive."
+    write_corpus(tmp_path / "made", texts(400, longest=200), num_shards=6)
+    folder, names = tmp_path / "climbmix", [*(f"shard_{i:05d}.parquet" for i in range(5)), "shard_06542.parquet"]
+    folder.mkdir()
+    (folder / "corpus.json").write_text(json.dumps(dict(shards=6, request=dict(source="climbmix", num_shards=5))))
+    (folder / ".download").touch()
+    def arrive(*numbers):
+        for i in numbers: os.replace(tmp_path / "made" / f"shard_{i:05d}.parquet", folder / names[i])
+    return folder, arrive
+
+
+def test_batches_do_not_depend_on_when_and_in_which_order_shards_arrive(late, tmp_path):
+    "Nor does going on after a stop, before or after the rest has come."
+    folder, arrive = late
+    arrive(0, 5)
+    early = iter(loader(folder, prefetch=0))
+    got = [next(early) for _ in range(5)]
+    arrive(4, 2, 1)
+    got += [next(early) for _ in range(10)]
+    state = json.loads(json.dumps(got[-1][2]))
+    resumed = iter(loader(folder, state=state, prefetch=0))           # shard 3 has not come
+    again = [next(resumed) for _ in range(3)]
+    arrive(3)
+    (folder / ".download").unlink()
+    got += take(early, 150)                                             # over the end of the epoch
+    again += take(resumed, 147)
+    assert {s["position"][0] for *_, s in got} == {0, 1}
+    assert same(got, take(loader(folder, prefetch=0), 165)) and same(again, got[15:])
+    assert same(take(loader(folder, state=state, prefetch=0), 150), got[15:])
+    (folder / "corpus.json").unlink()                                   # and the same as of a corpus that was always here
+    plain = take(loader(folder, prefetch=0), 165)
+    assert all(torch.equal(x, p) and torch.equal(y, q) for (x, y, _), (p, q, _) in zip(got, plain))
+
+
+def test_ranks_read_a_late_corpus_once(late):
+    folder, arrive = late
+    arrive(0, 3, 5)
+    its = [iter(loader(folder, rt=rank(r, 3), epochs=1)) for r in range(3)]
+    batches = [next(it) for it in its]
+    arrive(1, 2, 4)
+    batches += [b for it in its for b in it]
+    seen = Counter(t for row in rows_of(batches) for t in row)
+    seen.pop(BOS)
+    assert seen == Counter(b for path in list_shards(folder, "train") for t in read_texts(path) for b in t.encode())
+
+
+def test_more_ranks_go_on_while_shards_are_late(late):
+    "To deal the rest anew, all of it must be known: the loaders wait for it."
+    folder, arrive = late
+    arrive(0, 5)
+    states = [take(loader(folder, rt=rank(r, 2), prefetch=0), 2)[-1][2] for r in range(2)]
+    done, worker = [], threading.Thread(target=lambda: done.append(take(loader(folder, rt=rank(1, 3), state=states, prefetch=0), 30)))
+    worker.start()
+    worker.join(.5)
+    assert worker.is_alive()
+    arrive(4, 3, 2, 1)
+    worker.join(30)
+    assert same(done[0], take(loader(folder, rt=rank(1, 3), state=states, prefetch=0), 30))
+
+
+def test_a_loader_that_waits_can_be_closed(late, capsys):
+    folder, arrive = late
+    arrive(0, 5)
+    it, said = iter(loader(folder, prefetch=64)), ""
+    next(it)
+    while "waiting for shard_00001.parquet" not in said: said += capsys.readouterr().out
+    start = time.monotonic()
+    it.close()
+    assert time.monotonic() - start < 20 and not alive()              # `end_thread` would wait for 30 s
+
+
+def test_a_dead_download_reaches_the_training_loop(late):
+    folder, arrive = late
+    arrive(0, 5)
+    it = iter(loader(folder))
+    next(it)
+    (folder / ".download").unlink()
+    with pytest.raises(CourseError, match="shard_00001.parquet of .* nobody is downloading it"): take(it, 10**6)
+    with pytest.raises(CourseError, match="shard_00001.parquet of .* is not here"): loader(folder)

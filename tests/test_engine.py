@@ -17,6 +17,9 @@ tok = train_bpe(["The cat sat on the mat. " * 20 + "übergrößte € 日本 �
 PROMPTS = [tok.encode("The cat sat on", prepend=tok.bos), [tok.bos], tok.encode("mat. The cat sat on the mat", prepend=tok.bos)]
 
 
+RECORD = dict(value_embeds=True, residual_scalars=True, smear=True, backout=True, qk_scale=1.2, rotary_base=1e5, short_window=.25, window_pattern="SL")
+
+
 def make(seed=0, dtype=torch.float32, std=.2, **kw):
     torch.manual_seed(seed)
     kw = {**dict(sequence_len=64, vocab_size=tok.vocab_size, n_layer=3, n_head=4, n_kv_head=4, n_embd=64), **kw}
@@ -51,7 +54,7 @@ def scripted(texts, **kw):
 
 
 @pytest.mark.parametrize("shape", [dict(), dict(n_kv_head=2), dict(n_kv_head=1, window_pattern="SL"), dict(window_pattern="SSSL", n_layer=4),
-                                   dict(sequence_len=37, n_head=2, n_kv_head=2)], ids=str)
+                                   dict(sequence_len=37, n_head=2, n_kv_head=2), dict(smear=True), dict(RECORD, n_kv_head=2, n_layer=4)], ids=str)
 def test_greedy_is_naive(shape):
     model = make(**shape)
     room = model.config.sequence_len
@@ -89,6 +92,28 @@ def test_bfloat16_is_close():
 def test_linear_of(rows, dtype):
     w, x = torch.randn(48, 64).to(dtype), torch.randn(rows, 64).to(dtype)
     assert torch.allclose(linear_of(w)(x).float(), x.float() @ w.float().T, atol=1e-4 if dtype == torch.float32 else .2)
+
+
+def test_every_logit_of_the_record_is_naive():
+    "Value embeddings, scalars, smear and backout, with a prompt in two pieces and then token by token."
+    model, ids = make(**RECORD), torch.randint(0, tok.vocab_size, (3, 60))
+    decoder = ModelDecoder(model, torch.float32)
+    assert not Decoder.fits(model) and Decoder.fits(make(short_window=.25, window_pattern="SL", c_fc_init=.4, wte_init=.8))
+    cache, got = decoder.new_cache(3, 60), []
+    for piece in ids.split([12, 8] + [1] * 40, 1): got.append(decoder.cap(decoder.read(piece, cache)))
+    with torch.no_grad(): want = model(ids)[:, [11, *range(19, 60)]]
+    assert (torch.stack(got, 1) - want).abs().max() < 1e-4
+
+
+def test_smear_knows_who_came_before_when_rows_leave():
+    "Rows that end early leave the cache; the others' last tokens move with them."
+    model = make(**RECORD)
+    prompts = [*PROMPTS, PROMPTS[0] + PROMPTS[2]]
+    alone = [naive(model, p, 40)[0] for p in prompts]
+    stop = (alone[0][3], alone[1][2])                                      # two tokens that end rows soon
+    cut = lambda tokens: tokens[:next((i for i, t in enumerate(tokens) if t in stop), len(tokens) - 1) + 1]
+    out = Engine(model, tok).generate_batch(prompts, temperature=0, max_tokens=40, stop=stop)
+    assert [o.tokens for o in out] == [cut(a) for a in alone] and len({len(o.tokens) for o in out}) > 1
 
 
 def test_other_architectures_go_through_the_model():

@@ -1,10 +1,11 @@
 "Bits per byte, reference lines, samples and CORE, against slow versions, known answers and published numbers."
-import csv, json, lzma, math, os, random, socket, subprocess, sys, textwrap
+import csv, io, json, lzma, math, os, random, socket, subprocess, sys, textwrap, threading, time, zipfile
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 import pytest, torch, torch.nn.functional as F
 from nanochat_course.common import CourseError, Runtime
-from nanochat_course.evaluation import (builtin_bundle, builtin_tasks, byte_bpb, centered, entropy, evaluate_bpb, evaluate_core, evaluate_task, few_shot, find_copies, longer_context, read_items,
+from nanochat_course.evaluation import (accuracy, builtin_bundle, builtin_tasks, byte_bpb, centered, entropy, evaluate_bpb, evaluate_core, evaluate_task, few_shot, find_copies, get_bundle, longer_context, tokenised_items, read_items,
                                         load_bundle, reference_lines, render_item, sample_text, sample_texts, score_rows, scored_rows, unigram_bpb, xz_bpb)
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import train_bpe
@@ -299,6 +300,160 @@ def test_builtin_core_runs(tmp_path, tok, model):
     out = evaluate_core(model, tok, builtin_bundle(tmp_path, 6))
     assert set(out["accuracy"]) == {"sums", "names", "agreement", "copying"} and out["core_metric"] == pytest.approx(sum(out["centered"].values()) / 4)
     assert builtin_tasks(6) == builtin_tasks(6)
+
+
+# rows made ahead of the model
+
+@pytest.mark.parametrize("label", ["sums", "agreement", "copying"])
+@pytest.mark.parametrize("world", [1, 3])
+def test_items_by_the_hundred_are_the_items_one_by_one(tok, label, world):
+    t, seen = builtin_tasks(11)[label], {}
+    for r in range(world):
+        rt = SimpleNamespace(rank=r, world_size=world)
+        for numbers, items in tokenised_items(tok, t["items"], t["kind"], t["num_fewshot"], t["delimiter"], rt, at_once=4):
+            seen.update(zip(numbers, items))
+    want = [scored_rows(tok, item, t["kind"], few_shot(t["items"], i, t["num_fewshot"]), t["delimiter"]) for i, item in enumerate(t["items"])]
+    assert [seen[i] for i in range(len(want))] == want
+
+
+def test_a_rank_without_items_still_takes_part(tok):
+    "Otherwise the others would wait for it in the sum for ever."
+    t = builtin_tasks(2)["sums"]
+    parts = list(tokenised_items(tok, t["items"], t["kind"], 0, " ", SimpleNamespace(rank=2, world_size=3)))
+    assert [(list(numbers), items) for numbers, items in parts] == [([], [])]
+    sums = []
+    rt = SimpleNamespace(rank=2, world_size=3, device=RT.device, all_reduce=lambda x: (sums.append(x), x)[1])
+    assert accuracy(None, t["items"], t["kind"], parts, rt, 100) == 0 and len(sums) == 1
+
+
+def test_rows_are_made_while_the_model_answers(tok, tmp_path, monkeypatch):
+    "While the first part is scored, the next ones are prepared, those of the next task among them."
+    from nanochat_course import evaluation
+    made, waited = [], []
+    original = evaluation.tokenised_items
+    def small(*args, **kw):
+        for part in original(*args, **kw, at_once=3):
+            made.append(threading.current_thread().name)
+            yield part
+    monkeypatch.setattr(evaluation, "tokenised_items", small)
+    class Slow:
+        def __call__(self, ids):
+            if not waited:
+                end = time.monotonic() + 10
+                while len(made) < 4 and time.monotonic() < end: time.sleep(.01)
+                waited.append(len(made))
+            return torch.zeros(*ids.shape, tok.vocab_size)
+    evaluate_core(Slow(), tok, builtin_bundle(tmp_path, 6))
+    assert waited[0] >= 4 and set(made) == {"dataloader"} and len(made) == 8         # four tasks of two parts each
+
+
+def test_errors_of_the_preparing_thread_arrive_and_it_ends(tok, model, tmp_path):
+    folder = builtin_bundle(tmp_path / "b", 4)
+    (folder / "eval_data" / "copying.jsonl").write_text("{")
+    with pytest.raises(CourseError, match="copying.jsonl, line 1"): evaluate_core(model, tok, folder)
+    class Broken:
+        def __call__(self, ids): raise RuntimeError("the model is ill")
+    with pytest.raises(RuntimeError, match="is ill"): evaluate_core(Broken(), tok, builtin_bundle(tmp_path / "c", 4))
+    assert not [t for t in threading.enumerate() if t.name == "dataloader"]
+
+
+# the bundle as a download
+
+class Store:
+    "A server that answers request number n with `bodies[n]`, the last one for ever; an int is a status."
+    def __init__(self, *bodies):
+        self.bodies, self.seen, outer = bodies, [], self
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.seen.append(self.headers.get("Range"))
+                body = outer.bodies[min(len(outer.seen), len(outer.bodies)) - 1]
+                if isinstance(body, int): return self.send_error(body)
+                start = int(outer.seen[-1][6:-1]) if outer.seen[-1] else 0
+                cut, body = (body[0], body[1]) if isinstance(body, tuple) else (None, body)
+                self.send_response(206 if start else 200)
+                if start: self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                self.send_header("ETag", '"v1"')
+                self.send_header("Content-Length", str(len(body) - start))
+                self.end_headers()
+                self.wfile.write(body[start:cut])
+            def log_message(self, *args): pass
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/eval_bundle.zip"
+    def __enter__(self): return self
+    def __exit__(self, *args): self.server.shutdown(); self.server.server_close()
+
+
+def zipped(tmp_path, extra=(), drop=""):
+    "The built-in tasks as an archive like nanochat's."
+    folder, out = builtin_bundle(tmp_path / "made", 4), io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != drop):
+            z.write(path, f"eval_bundle/{path.relative_to(folder).as_posix()}")
+        z.writestr("__MACOSX/eval_bundle/._core.yaml", "")
+        for name, text in extra: z.writestr(name, text)
+    return out.getvalue()
+
+
+def test_the_bundle_is_downloaded_once(tmp_path, monkeypatch, tok, model):
+    body = zipped(tmp_path)
+    with Store(503, (len(body) // 2, body), body) as store:
+        monkeypatch.setenv("NANOCHAT_COURSE_CORE_URL", store.url)
+        folder = get_bundle(tmp_path / "base" / "eval_bundle", wait=.01)
+        assert store.seen == [None, None, f"bytes={len(body) // 2}-"]
+        assert get_bundle(folder) == folder and len(store.seen) == 3
+        files = lambda top: {p.relative_to(top).as_posix(): p.read_bytes() for p in top.rglob("*") if p.is_file()}
+        assert files(folder) == files(tmp_path / "made")
+        assert sorted(p.name for p in (tmp_path / "base").iterdir()) == ["eval_bundle", "eval_bundle.zip"]
+        assert evaluate_core(model, tok, folder)["accuracy"] == evaluate_core(model, tok, tmp_path / "made")["accuracy"]
+        (folder / "eval_data" / "sums.jsonl").unlink()
+        with pytest.raises(CourseError, match="lacks the items of sums: remove it, and it will be made again"): get_bundle(folder)
+        (folder / "core.yaml").unlink()
+        with pytest.raises(CourseError, match="no CORE bundle at .*core.yaml is missing"): get_bundle(folder)
+        assert len(store.seen) == 3
+
+
+def test_a_bundle_brought_by_hand_needs_no_net(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_COURSE_CORE_URL", "http://127.0.0.1:9/none")
+    with pytest.raises(CourseError, match=r"no CORE bundle: .* could not be downloaded .*; or put the file at .*/eval_bundle.zip yourself"):
+        get_bundle(tmp_path / "eval_bundle", attempts=1)
+    with pytest.raises(CourseError, match="no CORE bundle at .*unpack nanochat's"): get_bundle(tmp_path / "eval_bundle", online=False)
+    (tmp_path / "eval_bundle.zip").write_bytes(zipped(tmp_path))
+    for name in ("eval_bundle.zip", "eval_bundle"): assert get_bundle(tmp_path / name, online=False) == tmp_path / "eval_bundle"
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda tmp: b"<html>please log in</html>", "no zip archive"), (lambda tmp: b"", "no zip archive"),
+    (lambda tmp: zipped(tmp)[:-30], "no zip archive"),
+    (lambda tmp: zipped(tmp).replace(b"eval_bundle/core.yaml", b"eval_bundle/cora.yaml"), "no eval_bundle/core.yaml"),
+    (lambda tmp: (lambda z: z[:60] + bytes([z[60] ^ 255]) + z[61:])(zipped(tmp)), "damaged|no zip archive"),
+], ids=["html", "empty", "cut", "other", "flipped"])
+def test_what_is_not_the_bundle_is_not_unpacked(tmp_path, monkeypatch, make, message):
+    with Store(make(tmp_path)) as store:
+        monkeypatch.setenv("NANOCHAT_COURSE_CORE_URL", store.url)
+        with pytest.raises(CourseError, match=message): get_bundle(tmp_path / "b" / "eval_bundle", attempts=2, wait=.01)
+        assert len(store.seen) == 2 and not [p for p in (tmp_path / "b").iterdir() if p.suffix != ".etag"]
+
+
+@pytest.mark.parametrize("name", ["eval_bundle/../../evil", "/tmp/nanochat_course_evil", "eval_bundle/eval_data/../../evil", "..\\evil", "eval_bundle/..\\..\\evil"])
+def test_an_archive_cannot_write_elsewhere(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "eval_bundle.zip").write_bytes(zipped(tmp_path, [(name, "evil")]))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CourseError, match="leads out of its folder: nothing has been unpacked"): get_bundle(tmp_path / "in" / "eval_bundle")
+    assert sorted(tmp_path.rglob("*")) == before and not os.path.exists("/tmp/nanochat_course_evil")
+
+
+def test_links_and_bombs_are_refused(tmp_path, monkeypatch):
+    from nanochat_course import evaluation
+    link = zipfile.ZipInfo("eval_bundle/eval_data/link")
+    link.external_attr = 0o120777 << 16
+    (tmp_path / "a.zip").write_bytes(zipped(tmp_path, [(link, "/etc")]))
+    with pytest.raises(CourseError, match="leads out of its folder"): get_bundle(tmp_path / "a")
+    monkeypatch.setattr(evaluation, "BUNDLE_SIZE", 10_000_000)
+    (tmp_path / "b.zip").write_bytes(zipped(tmp_path, [("eval_bundle/zeros", b"0" * 10_000_001)]))
+    with pytest.raises(CourseError, match="would unfold to 10,0.* bytes"): get_bundle(tmp_path / "b")
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
 
 
 # the real bundle

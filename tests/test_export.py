@@ -1,13 +1,12 @@
 "Exported models against transformers, tokenizers and nanochat's own arithmetic; what cannot be exported is refused."
 import json, math, os, random, subprocess, sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest, torch, torch.nn.functional as F
 
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime
-from nanochat_course.export import ExportConfig, export, from_nanochat, hf_name, hf_tokenizer, not_expressible, to_hf
+from nanochat_course.export import ExportConfig, export, from_nanochat, hf_name, hf_tokenizer, to_hf
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
 from test_hostile import strings
@@ -106,19 +105,20 @@ def test_windows_are_refused(changes, word, tmp_path):
     assert not (tmp_path / "out").exists() and os.listdir(tmp_path) == []
 
 
-def test_what_later_chapters_add_is_refused_by_name(tmp_path):
-    @dataclass(frozen=True)
-    class Later(GPTConfig):
-        value_embeds: bool = False
-        qk_scale: float = 1.
-    model = make()
-    model.config = Later(**BASE)
-    assert not_expressible(model.config, list(model.state_dict())) == []                # switched off: the plain architecture
-    model.config = replace(model.config, value_embeds=True, qk_scale=1.2)
-    model.value_embeds = torch.nn.ModuleDict({"0": torch.nn.Embedding(640, 64)})
+def test_the_parts_of_the_record_are_refused_by_name(tmp_path):
+    model = make(value_embeds=True, smear=True, qk_scale=1.2)
     with pytest.raises(CourseError) as e: to_hf(model, tmp_path / "out")
-    for word in ("value_embeds=True", "qk_scale=1.2", "value_embeds.0.weight"): assert word in str(e.value)
-    assert "\n" not in str(e.value)
+    for word in ("value_embeds=True", "smear=True", "qk_scale=1.2", "smear_lambda", "arrays"): assert word in str(e.value), word
+    assert "\n" not in str(e.value) and os.listdir(tmp_path) == []
+    for part in ("residual_scalars", "backout"):
+        with pytest.raises(CourseError, match=f"{part}=True"): to_hf(make(**{part: True}), tmp_path / "out")
+
+
+def test_another_start_is_no_other_architecture(tmp_path):
+    model = make(wte_init=.8, c_fc_init=.4, short_window=.25, rotary_base=1e5)           # no layer has a short window
+    hf = transformers.AutoModelForCausalLM.from_pretrained(to_hf(model, tmp_path / "out"))
+    idx = torch.randint(0, model.config.vocab_size, (2, 96))
+    with torch.no_grad(): torch.testing.assert_close(hf(idx).logits, model(idx), atol=1e-4, rtol=0)
 
 
 def test_nothing_is_overwritten_and_nothing_left_half(tok, tmp_path, monkeypatch):
@@ -376,6 +376,44 @@ def test_nanochats_own_module_gave_these_numbers(tmp_path):
     golden = json.loads((Path(__file__).parent / "golden" / "nanochat_logits.json").read_text())
     torch.testing.assert_close(logits[0, ::9, ::41], torch.tensor(golden["logits"]), atol=1e-4, rtol=0)
     assert logits.double().abs().mean().item() == pytest.approx(golden["mean_abs"], abs=1e-4)
+
+
+def newest_files(folder, change=lambda state, config: None):
+    "A checkpoint as nanochat's newest version writes it, its arrays drawn by hand; windows of 256 tokens."
+    c = dict(sequence_len=1024, vocab_size=300, n_layer=5, n_head=4, n_kv_head=2, n_embd=32, window_pattern="SSSL")
+    g = torch.Generator().manual_seed(7)
+    draw = lambda *shape, scale=0.3: torch.randn(*shape, generator=g) * scale
+    state = {"transformer.wte.weight": draw(320, 32, scale=1), "lm_head.weight": draw(320, 32, scale=1), "smear_gate.weight": draw(1, 24),
+             "smear_lambda": draw(1, scale=2), "backout_lambda": draw(1), "resid_lambdas": 1 + draw(5), "x0_lambdas": draw(5)}
+    for i in range(5):
+        p = f"transformer.h.{i}."
+        state |= {p + f"attn.c_{n}.weight": draw(rows, 32) for n, rows in (("q", 32), ("k", 16), ("v", 16), ("proj", 32))}
+        state |= {p + "mlp.c_fc.weight": draw(128, 32), p + "mlp.c_proj.weight": draw(32, 128)}
+        if i % 2 == 0: state |= {p + "attn.ve_gate.weight": draw(2, 12), f"value_embeds.{i}.weight": draw(320, 16)}
+    change(state, c)
+    torch.save(state, folder / "model_000020.pt")
+    (folder / "meta_000020.json").write_text(json.dumps(dict(step=20, model_config=c, user_config={})))
+    return state, c
+
+
+def test_nanochats_newest_module_gave_these_numbers(tmp_path):
+    "Golden: made once by nanochat's gpt.py of 2026 (92d63d4), in float32 on the CPU with rounded angles, from the arrays of `newest_files`."
+    newest_files(tmp_path)
+    model = from_nanochat(tmp_path)
+    assert model.config.windows == (256, 256, 256, -1, -1)
+    idx = (torch.arange(600) * 37 % 300)[None]
+    with torch.no_grad(): logits = model(idx)
+    golden = json.loads((Path(__file__).parent / "golden" / "nanochat_newest_logits.json").read_text())
+    torch.testing.assert_close(logits[0, ::75, ::41], torch.tensor(golden["logits"]), atol=1e-4, rtol=0)
+    assert logits.double().abs().mean().item() == pytest.approx(golden["mean_abs"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["value_embeds.0.weight", "resid_lambdas", "x0_lambdas", "smear_gate.weight", "smear_lambda", "backout_lambda",
+                                  "transformer.h.2.attn.ve_gate.weight"])
+def test_a_version_in_between_is_refused(tmp_path, name):
+    newest_files(tmp_path, lambda s, c: [s.pop(n) for n in list(s) if n.split(".")[0] == name.split(".")[0] and (n == name or "embeds" in n)])
+    with pytest.raises(CourseError) as e: from_nanochat(tmp_path)
+    assert "\n" not in str(e.value) and ("lacks" in str(e.value) or "does not fit" in str(e.value))
 
 
 def test_rounded_angles_matter(tmp_path):

@@ -9,7 +9,10 @@ CONFIGS = dict(
     base=dict(sequence_len=48, vocab_size=100, n_layer=3, n_head=4, n_kv_head=4, n_embd=32),
     shared=dict(sequence_len=48, vocab_size=100, n_layer=3, n_head=4, n_kv_head=1, n_embd=32),
     windows=dict(sequence_len=48, vocab_size=128, n_layer=4, n_head=4, n_kv_head=2, n_embd=32, window_pattern="SSL"),
+    record=dict(sequence_len=48, vocab_size=100, n_layer=5, n_head=4, n_kv_head=2, n_embd=32, window_pattern="SSL", short_window=0.25,
+                rotary_base=1e5, qk_scale=1.2, value_embeds=True, residual_scalars=True, smear=True, backout=True, wte_init=.8, c_fc_init=.4),
 )
+NEVER_ZERO = ("c_proj", "lm_head", "gate", "smear_lambda")
 
 
 def make(name="base", dtype=torch.float32, seed=0, **changes):
@@ -17,7 +20,7 @@ def make(name="base", dtype=torch.float32, seed=0, **changes):
     torch.manual_seed(seed)
     model = GPT(GPTConfig(**{**CONFIGS[name], **changes}), dtype).init_weights()
     for n, p in model.named_parameters():
-        if "c_proj" in n or "lm_head" in n: nn.init.normal_(p, std=.3)
+        if any(part in n for part in NEVER_ZERO): nn.init.normal_(p, std=.3)
     return model
 
 
@@ -30,17 +33,28 @@ def reference(model, idx):
     def turn(x): z = torch.complex(x[..., :D//2], x[..., D//2:]) * torch.polar(torch.ones_like(angle), -angle); return torch.cat([z.real, z.imag], -1)
     pattern = (c.window_pattern * c.n_layer)[:c.n_layer - 1] + "L"
     x = norm(w["transformer.wte.weight"][idx])
+    if c.smear:
+        gate = w["smear_lambda"] / (1 + torch.exp(-x[:, 1:, :24] @ w["smear_gate.weight"].T))
+        x = torch.cat([x[:, :1], x[:, 1:] + gate * x[:, :-1]], 1)
+    x0 = x
     for i, letter in enumerate(pattern):
         p = f"transformer.h.{i}."
+        if c.residual_scalars: x = w["resid_lambdas"][i] * x + w["x0_lambdas"][i] * x0
         h = norm(x)
         q, k, v = ((h @ w[f"{p}attn.c_{s}.weight"].T).view(B, T, -1, D).transpose(1, 2) for s in "qkv")
-        q, k = norm(turn(q)), norm(turn(k))
+        q, k = norm(turn(q)) * c.qk_scale, norm(turn(k)) * c.qk_scale
+        if c.value_embeds and (c.n_layer - 1 - i) % 2 == 0:
+            gate = 3 / (1 + torch.exp(-h[..., :12] @ w[p + "attn.ve_gate.weight"].T))                # (B, T, G)
+            added = w[f"value_embeds.{i}.weight"][idx].view(B, T, -1, D)
+            v = v + (gate[..., None] * added).transpose(1, 2)
         k, v = (y.repeat_interleave(c.n_head // c.n_kv_head, 1) for y in (k, v))
         back = torch.arange(T)[:, None] - torch.arange(T)
-        seen = (back >= 0) & (back <= (c.sequence_len // 2 if letter == "S" else T))
+        seen = (back >= 0) & (back <= (int(c.sequence_len * c.short_window) if letter == "S" else T))
         y = (q @ k.mT / math.sqrt(D)).masked_fill(~seen, -math.inf).softmax(-1) @ v
         x = x + y.transpose(1, 2).reshape(B, T, -1) @ w[p + "attn.c_proj.weight"].T
         x = x + (norm(x) @ w[p + "mlp.c_fc.weight"].T).clamp(min=0)**2 @ w[p + "mlp.c_proj.weight"].T
+        if i == c.n_layer // 2: middle = x
+    if c.backout: x = x - w["backout_lambda"] * middle
     u = norm(x) @ w["lm_head.weight"].T
     return (c.softcap * torch.tanh(u / c.softcap))[..., :c.vocab_size]
 
@@ -154,9 +168,9 @@ def test_parameters_by_role():
     assert counts["total"] == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("changes", [{}, dict(n_kv_head=2), dict(n_layer=5, n_embd=64)])
-def test_flops_against_torch(changes):
-    model = make(vocab_size=128, **changes)
+@pytest.mark.parametrize("name, changes", [("base", {}), ("base", dict(n_kv_head=2)), ("base", dict(n_layer=5, n_embd=64)), ("record", dict(window_pattern="L"))])
+def test_flops_against_torch(name, changes):
+    model = make(name, **{"vocab_size": 128, **changes})
     for block in model.transformer.h: block.attn.backend = "naive"
     idx = torch.randint(0, 128, (2, 48))
     with FlopCounterMode(display=False) as counter: model(idx, idx).backward()
@@ -244,7 +258,8 @@ def test_cast_for_inference():
 
 
 @pytest.mark.parametrize("changes,message", [(dict(n_embd=33), "n_head"), (dict(n_kv_head=3), "n_kv_head"), (dict(window_pattern="SXL"), "letters S"), (dict(window_pattern=""), "letters S"),
-    (dict(n_layer=0), "at least 1"), (dict(n_embd=20), "even number"), (dict(softcap=0.), "positive")])
+    (dict(n_layer=0), "at least 1"), (dict(n_embd=20), "even number"), (dict(softcap=0.), "positive"), (dict(short_window=0.), "share of the context"),
+    (dict(short_window=2.), "share of the context"), (dict(qk_scale=-1.), "qk_scale"), (dict(n_embd=16, smear=True), "24 channels"), (dict(n_embd=8, value_embeds=True), "12 channels")])
 def test_bad_configurations(changes, message):
     with pytest.raises(CourseError, match=message): GPTConfig(**{**CONFIGS["base"], **changes})
 
@@ -283,9 +298,10 @@ def test_squared_relu():
     assert torch.autograd.gradcheck(SquaredReLU.apply, x) and torch.equal(SquaredReLU.apply(x), x.clamp(min=0)**2)
 
 
-def test_one_graph_for_compile():
-    "Training and both kinds of layers trace without a break."
-    model, idx = make("windows"), torch.randint(0, 100, (2, 48))
+@pytest.mark.parametrize("name", ["windows", "record"])
+def test_one_graph_for_compile(name):
+    "Training, both kinds of layers and all optional parts trace without a break."
+    model, idx = make(name), torch.randint(0, 100, (2, 48))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     loss = compiled(idx, idx.roll(-1, 1))
     loss.backward()
@@ -294,3 +310,78 @@ def test_one_graph_for_compile():
     want = model(idx, idx.roll(-1, 1)); want.backward()
     torch.testing.assert_close(loss, want)
     for g, p in zip(got, model.parameters()): torch.testing.assert_close(g, p.grad, atol=1e-5, rtol=1e-4)
+
+
+PARTS = dict(value_embeds=True, residual_scalars=True, smear=True, backout=True)
+
+
+def test_a_plain_model_has_the_bits_it_always_had():
+    "No parameter of a part that is off, and every weight drawn by the calls of the plain model alone, in their order."
+    model = GPT(GPTConfig(**CONFIGS["base"]))
+    torch.manual_seed(3)
+    model.init_weights()
+    torch.manual_seed(3)
+    want = {"transformer.wte.weight": torch.empty(128, 32).normal_(std=1.), "lm_head.weight": torch.empty(128, 32).normal_(std=0.001)}
+    bound = math.sqrt(3 / 32)
+    for i in range(3):
+        p = f"transformer.h.{i}."
+        for part, rows in (("attn.c_q", 32), ("attn.c_k", 32), ("attn.c_v", 32), ("mlp.c_fc", 128)):
+            want[f"{p}{part}.weight"] = torch.empty(rows, 32).uniform_(-bound, bound)
+        want |= {p + "attn.c_proj.weight": torch.zeros(32, 32), p + "mlp.c_proj.weight": torch.zeros(32, 128)}
+    state = model.state_dict()
+    assert set(state) == set(want) and all(torch.equal(state[n], want[n]) for n in want)
+
+
+def test_parts_leave_the_other_weights_as_they_are():
+    plain, parts = (GPT(GPTConfig(**{**CONFIGS["base"], **more})) for more in ({}, PARTS))
+    for m in (plain, parts): torch.manual_seed(3); m.init_weights()
+    own, other = plain.state_dict(), parts.state_dict()
+    assert all(torch.equal(own[n], other[n]) for n in own) and len(other) > len(own)
+
+
+def test_where_the_parts_begin():
+    "Shapes and first values, as facts of the published recipe (nanochat, 2026)."
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(sequence_len=2048, vocab_size=1000, n_layer=5, n_head=4, n_kv_head=2, n_embd=64, wte_init=.8, c_fc_init=.4, short_window=.25,
+                          window_pattern="SSSL", **PARTS)).init_weights()
+    p = dict(model.named_parameters())
+    assert model.config.windows == (512, 512, 512, -1, -1)
+    assert [n for n in p if "value_embeds" in n] == [f"value_embeds.{i}.weight" for i in (0, 2, 4)], "every other layer, the last among them"
+    assert p["value_embeds.0.weight"].shape == (1024, 32) and p["transformer.h.4.attn.ve_gate.weight"].shape == (2, 12)
+    assert "transformer.h.1.attn.ve_gate.weight" not in p and p["smear_gate.weight"].shape == (1, 24)
+    assert p["smear_lambda"].item() == 0 and p["backout_lambda"].item() == pytest.approx(.2)
+    torch.testing.assert_close(p["resid_lambdas"], torch.tensor([1.15, 1.125, 1.1, 1.075, 1.05]))
+    torch.testing.assert_close(p["x0_lambdas"], torch.tensor([.2, .1625, .125, .0875, .05]))
+    assert p["transformer.wte.weight"].std().item() == pytest.approx(.8, rel=.02)
+    for name, std in (("mlp.c_fc", .4 / 8), ("attn.c_q", 1 / 8)): assert p[f"transformer.h.0.{name}.weight"].std().item() == pytest.approx(std, rel=.03)
+    assert p["value_embeds.0.weight"].std().item() == pytest.approx(1 / 8, rel=.03)
+    for name in ("smear_gate.weight", "transformer.h.0.attn.ve_gate.weight"): assert 0 <= p[name].min() and p[name].max() <= .02
+
+
+def test_roles_of_the_parts():
+    model = make("record")
+    roles = {role: [n for n, _ in named] for role, named in model.parameters_by_role().items()}
+    assert roles["value_embedding"] == [f"value_embeds.{i}.weight" for i in (0, 2, 4)] and roles["scalar"] == []
+    assert roles["residual"] == ["resid_lambdas"] and roles["x0"] == ["x0_lambdas"]
+    assert sorted(roles["smear"]) == ["backout_lambda", "smear_gate.weight", "smear_lambda"]
+    assert "transformer.h.0.attn.ve_gate.weight" in roles["matrix"] and model.num_params()["total"] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_alone_is_the_formula_and_is_felt(part):
+    model, idx = make(**{part: True}), torch.randint(0, 100, (2, 48))
+    with torch.no_grad():
+        torch.testing.assert_close(model(idx).double(), reference(model, idx), atol=1e-4, rtol=1e-4)
+        assert (model(idx) - make()(idx)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["record"])
+def test_parts_in_bfloat16(name):
+    "Factors stay float32 and do not widen the stream; a cast model answers as the training model does."
+    model, idx = make(name, torch.bfloat16), torch.randint(0, 100, (2, 20))
+    seen = []
+    for block in model.transformer.h: block.register_forward_hook(lambda m, args, out: seen.append(out.dtype))
+    with torch.no_grad(): want = model(idx)
+    model.cast_for_inference()
+    assert set(seen) == {torch.bfloat16} and {p.dtype for p in model.parameters() if p.ndim == 1} == {torch.float32}
+    torch.testing.assert_close(model(idx), want, atol=0, rtol=0)

@@ -38,7 +38,7 @@ def test_every_parameter_is_explained(name):
 def test_exporting_twice_writes_the_same(tmp_path):
     "nbdev by itself appends to a module that is named in `#| export labs.x`."
     code = ("import sys; from pathlib import Path; sys.path.insert(0, 'tools'); import notebook\n"
-            "path, lib = Path('nbs/32_zero2.ipynb').resolve(), Path(sys.argv[1])\n"
+            "path, lib = Path('nbs/60_zero2.ipynb').resolve(), Path(sys.argv[1])\n"
             "read = lambda: [(lib / f).read_text() for f in ('zero2.py', 'labs/zero2.py')]\n"
             "notebook.write_modules(path, lib); first = read()\n"
             "notebook.write_modules(path, lib); assert read() == first and 'def run_ranks' in first[1] and 'def run_ranks' not in first[0]\n"

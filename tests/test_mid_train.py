@@ -13,8 +13,8 @@ from nanochat_course.tokenizer import train_bpe
 from nanochat_course.train import Loop
 
 CPU = Runtime(torch.device("cpu"), torch.float32)
-SMALL = MidTrainConfig(device="cpu", dtype="float32", total_batch_size=512, device_batch_size=4, identity_epochs=0.6, docstring_epochs=0, spelling_epochs=0,
-                       lettercount_epochs=0, sums_epochs=0, wordproblems_epochs=0, documents=0, save_every=4, eval_items=16)
+SMALL = MidTrainConfig(device="cpu", dtype="float32", total_batch_size=512, device_batch_size=4, mixture="identity:0.6",
+                       documents=0, save_every=4, eval_items=16)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_killed_and_started_again_it_ends_the_same(base, monkeypatch, step):
 def test_killed_from_outside(base):
     want = (mid_train(SMALL), weights("mid"))
     shutil.rmtree(checkpoint_dir("mid", "tiny"))
-    flags = "--device cpu --dtype float32 --total-batch-size 512 --device-batch-size 4 --identity-epochs 0.6 --docstring-epochs 0 --spelling-epochs 0 --lettercount-epochs 0 --sums-epochs 0 --wordproblems-epochs 0 --documents 0 --save-every 4 --eval-items 16"
+    flags = "--device cpu --dtype float32 --total-batch-size 512 --device-batch-size 4 --mixture identity:0.6 --documents 0 --save-every 4 --eval-items 16"
     process = subprocess.Popen([sys.executable, "-m", "nanochat_course.mid_train", *flags.split()], env=dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads())))
     deadline = time.time() + 300
     while not all_steps(checkpoint_dir("mid", "tiny")) and time.time() < deadline and process.poll() is None: time.sleep(0.002)
@@ -129,7 +129,7 @@ def test_missing_stages_and_models(tmp_path, monkeypatch):
     assert find_tag("base") == "d3" and find_tag("base", "d2") == "d2"
     with pytest.raises(CourseError, match="step_000099"): mid_train(replace(SMALL, model_step=99))
     with pytest.raises(CourseError, match="no corpus in"): mid_train(replace(SMALL, documents=3))
-    with pytest.raises(CourseError, match="train.jsonl"): mid_train(replace(SMALL, gsm8k_epochs=1, gsm8k_path=str(tmp_path)))
+    with pytest.raises(CourseError, match="gsm8k does not exist"): mid_train(replace(SMALL, mixture="gsm8k:1", task_data=str(tmp_path)))
     with pytest.raises(CourseError, match="divisible"): mid_train(replace(SMALL, total_batch_size=500))
 
 
@@ -187,6 +187,50 @@ def test_rates_are_those_of_pretraining(base):
     assert pretraining(dict(config=dict(matrix_lr=-1.), pretraining=large)) == large                       # SFT looks through midtraining
 
 
+def test_the_batch_is_that_of_pretraining(base):
+    "A real pretraining hands its batch on, as long as 300 steps come of it; a small one and the command line do not."
+    from types import SimpleNamespace
+    rows = SimpleNamespace(rows=range(300_000), seq_len=2048, resize=lambda *a: None, num_iterations=7, batch_size=1)
+    shape, config = GPTConfig(sequence_len=2048, vocab_size=32768, n_layer=12, n_head=6, n_kv_head=6, n_embd=768), MidTrainConfig()
+    def tokens(before, rows=rows, **flags): return chat_plan(replace(config, **flags), shape, rows, CPU, before).total_batch_size
+    large = pretraining(dict(config={}, loop=dict(tokens=5_000 * 2**20, step=5_000)))
+    assert large["batch"] == 2**20 and tokens(large) == 2**20 and tokens(large, total_batch_size=2**16) == 2**16
+    few = SimpleNamespace(**vars(rows) | dict(rows=range(3_000)))
+    assert tokens(large, few) == 2**14 and 300 <= 3_000 * 2048 / 2**14 < 600
+    small = pretraining(dict(config={}, loop=dict(tokens=20_000, step=10)))
+    assert tokens(small, few) == tokens(None, few) == tokens(pretraining(dict(pretraining={k: v for k, v in small.items() if k != "batch"})), few)
+    older = {k: v for k, v in large.items() if k != "batch"}                       # of a checkpoint from before the batch was kept
+    assert tokens(older) == 2**19
+    plan = chat_plan(config, shape, rows, CPU, large)
+    assert "as in pretraining" in plan.why["total_batch_size"] and plan.matrix_lr == pytest.approx(0.02 * 2**.5)
+
+
+@pytest.mark.parametrize("depth,gigabytes,rows", [(12, 24, 16), (24, 80, 16), (24, 140, 32), (24, 24, 2), (12, 80, 32)])
+def test_rows_that_fit(depth, gigabytes, rows):
+    "By the formula, with a fifth of the card left; on a CPU 4,096 tokens; what is given is taken."
+    from nanochat_course.mid_train import rows_at_once
+    from nanochat_course.scaling import plan
+    p = plan(depth, world_size=8)
+    assert rows_at_once(MidTrainConfig(), p, CPU, memory=gigabytes * 10**9) == rows
+    assert rows_at_once(MidTrainConfig(), p, CPU) == 2 and rows_at_once(MidTrainConfig(device_batch_size=5), p, CPU, memory=1) == 5
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_a_finished_stage_on_another_number_of_ranks(base, ranks):
+    "Its steps are the same, however many batches make one: it is finished there, too, and not refused."
+    from nanochat_course.tokenizer import Tokenizer
+    from nanochat_course.train import LoopConfig, finished, run_settings
+    mid_train(replace(SMALL, num_iterations=2))
+    directory = checkpoint_dir("mid", "tiny")
+    meta = load_checkpoint(directory).meta["run"]
+    loader = ConversationLoader(Tokenizer.load(base_dir() / "tokenizer"), training_mixture(SMALL), 1, 128, replace(CPU, world_size=ranks), supervise="all")
+    p = chat_plan(replace(SMALL, num_iterations=2), SHAPE, loader, replace(CPU, world_size=ranks))
+    loop = LoopConfig(p.num_iterations, loader.grad_accum_steps)
+    settings = run_settings(loop, {k: v for k, v in meta.items() if k != "loop"}, ranks)
+    assert loader.grad_accum_steps * ranks != 1 and finished(directory, settings)
+    assert not finished(directory, settings | dict(data=dict(settings["data"], batch=1024)))
+
+
 CHATS = [[dict(role="user", content=f"Who sat on mat {i}?"), dict(role="assistant", content=f"The cat of mat {i}."),
           dict(role="user", content="And then?"), dict(role="assistant", content="It slept. " * (20 if i % 10 == 0 else 1))] for i in range(120)]
 
@@ -194,7 +238,7 @@ CHATS = [[dict(role="user", content=f"Who sat on mat {i}?"), dict(role="assistan
 def test_own_conversations(base, capsys):
     "A file is taught and judged by its held-out part; what was cut is said, with the length that would do; another file is another run."
     (base / "mine.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
-    config = replace(SMALL, builtin_epochs=0, conversations=str(base / "mine.jsonl"), conversations_epochs=2, num_iterations=3, max_seq_len=64)
+    config = replace(SMALL, mixture="", conversations=str(base / "mine.jsonl"), conversations_epochs=2, num_iterations=3, max_seq_len=64)
     train, test = (chat_tasks(config, split)[0][0] for split in ("train", "test"))
     assert len(train) + len(test) == 120 and 1 <= len(test) <= 15 and len(training_mixture(config)) == 2 * len(train)
     m = mid_train(config)["metrics"]

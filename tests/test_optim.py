@@ -70,7 +70,8 @@ def test_muon_is_torchs_in_bf16_up_to_rounding(shape):
     train(20, (P, Muon(P, lr=0.02, method="newton_schulz", ns_dtype=torch.bfloat16)), (Q, torch.optim.Muon(Q, lr=0.02, weight_decay=0.)))
     assert (P[0] - Q[0]).norm() < 0.1 * (Q[0] - start).norm()
 
-@pytest.mark.parametrize("settings", [dict(), dict(beta2=0.9, cautious=True, weight_decay=0.1), dict(method="newton_schulz", nesterov=False, weight_decay=0.1)])
+@pytest.mark.parametrize("settings", [dict(), dict(beta2=0.9, cautious=True, weight_decay=0.1), dict(method="newton_schulz", nesterov=False, weight_decay=0.1),
+                                      dict(beta2=0.9, equilibrate=True, renormalize=True)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(16, 24), (33, 47), (160, 64), (512, 514)])
 def test_a_stack_has_the_bits_of_its_pieces(shape, dtype, settings):
@@ -257,7 +258,7 @@ def test_closure_and_hooks_of_torch_optimizers():
     torch.optim.lr_scheduler.LambdaLR(o, lambda t: 0.5)
     assert o.param_groups[0]["lr"] == 0.005
 
-@pytest.mark.parametrize("settings", [dict(), dict(beta2=0.9, cautious=True)])
+@pytest.mark.parametrize("settings", [dict(), dict(beta2=0.9, cautious=True, equilibrate=True, renormalize=True)])
 def test_compiled_is_the_same(settings, monkeypatch):
     "One graph without a break; traced only (the C++ backend takes a minute), and once for all values of the schedule."
     graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
@@ -280,3 +281,58 @@ def test_cuda_as_cpu():
         for p, q in zip(P, Q): q.grad = p.grad.cuda()
         a.step(); b.step()
     assert all(torch.allclose(p, q.cpu(), atol=1e-2) for p, q in zip(P, Q))
+
+def test_even_rows_and_exact_norm_by_their_definitions():
+    torch.manual_seed(0)
+    G = torch.randn(3, 20, 12) * torch.logspace(-4, 2, 20)[:, None]
+    E, N = optim.even_rows(G), optim.exact_norm(G)
+    for g, e, n in zip(G.double(), E.double(), N.double()):
+        want = g / g.norm(dim=1, keepdim=True) * (g.norm() / 20**0.5)
+        torch.testing.assert_close(e, want, rtol=1e-5, atol=1e-6)
+        assert e.norm().item() == pytest.approx(g.norm().item(), rel=1e-5) and n.norm().item() == pytest.approx(12**0.5, rel=1e-5)
+        torch.testing.assert_close(n / n.norm(), g / g.norm(), rtol=1e-4, atol=1e-7)
+    silent = torch.zeros(1, 4, 3); silent[0, 0] = 1.
+    assert optim.even_rows(silent)[0, 1:].eq(0).all() and optim.even_rows(silent * 0).eq(0).all() and optim.exact_norm(silent * 0).eq(0).all()
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_a_step_with_everything_is_the_published_one(shape):
+    "Momentum, even rows, polar factor (by SVD), exact norm, NorMuon, cautious decay: in float64, without any code of the course."
+    torch.manual_seed(0)
+    W, M, S = torch.randn(shape), torch.zeros(shape), torch.zeros(shape[0], 1)
+    w, m, s = W.double(), M.double(), S.double()
+    for t in range(3):
+        G = torch.randn(shape) * torch.logspace(0, 1, shape[0])[:, None]
+        muon_update_([W], [G], [M], [S], lr=0.05, momentum=0.9, weight_decay=0.3, beta2=0.8, cautious=True, equilibrate=True, renormalize=True,
+                     method="newton_schulz", ns_steps=5, ns_dtype=torch.float32)
+        m = 0.9 * m + 0.1 * G.double()
+        x = 0.1 * G.double() + 0.9 * m
+        x = x / x.norm(dim=1, keepdim=True) * x.norm() / shape[0]**0.5
+        u, sv, vt = torch.linalg.svd(x, full_matrices=False)
+        sv = sv / x.norm()
+        for _ in range(5): sv = 3.4445 * sv - 4.7750 * sv**3 + 2.0315 * sv**5
+        o = u @ torch.diag(sv) @ vt
+        o = o * min(shape)**0.5 / o.norm()
+        s = 0.8 * s + 0.2 * o.square().mean(1, keepdim=True)
+        n = o / s.sqrt()
+        o = n * o.norm() / n.norm()
+        w = torch.where(o * w >= 0, w * (1 - 0.05 * 0.3), w) - 0.05 * max(1, shape[0] / shape[1])**0.5 * o
+    torch.testing.assert_close(W.double(), w, rtol=2e-3, atol=2e-4)
+
+def test_groups_of_the_record():
+    "Rates, memories and decays by role, as nanochat sets them up for scalar_lr 0.5 and embedding_lr 0.3."
+    from nanochat_course.gpt import GPT, GPTConfig
+    model = GPT(GPTConfig(sequence_len=16, vocab_size=64, n_layer=3, n_head=2, n_kv_head=2, n_embd=32, value_embeds=True, residual_scalars=True, smear=True, backout=True)).init_weights()
+    groups = param_groups(model, embedding_lr=0.3, unembedding_lr=0.008, adam_by_role=optim.ADAM_BY_ROLE, weight_decay=0.28, beta2=0.9, cautious=True)
+    got = {g["role"]: (pytest.approx(g["lr"]), g["betas"], g["weight_decay"]) for g in groups if g["kind"] == "adamw"}
+    assert got == {"embedding": (0.3, (0.8, 0.995), 0.001), "unembedding": (0.008, (0.8, 0.96), 0.01), "value_embedding": (0.15, (0.8, 0.995), 0.01),
+                   "residual": (0.005, (0.8, 0.95), 0.05), "x0": (0.5, (0.96, 0.95), 0.), "smear": (0.2, (0.8, 0.95), 0.)}
+    plain = {g["role"]: (g["betas"], g["weight_decay"]) for g in param_groups(model) if g["kind"] == "adamw"}
+    assert set(plain.values()) == {((0.8, 0.95), 0.)}, "without adam_by_role all are treated alike"
+    muon = [g for g in groups if g["kind"] == "muon"]
+    assert (2, 12) in {tuple(p.shape) for g in muon for p in g["params"]} and all(g["weight_decay"] == 0.28 and g["cautious"] for g in muon)
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+    o, x = MuonAdamW(groups), torch.randint(0, 64, (2, 16))
+    losses = []
+    for _ in range(10):
+        loss = model(x, x); loss.backward(); o.step(); o.zero_grad(); losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0] and model.smear_lambda.item() != 0 and model.resid_lambdas[0] != 1.15

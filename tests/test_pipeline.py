@@ -8,11 +8,11 @@ from nanochat_course.corpus import write_shard
 pytestmark = pytest.mark.timeout(1800)                      # 14 processes start here; beside busy programs that takes its time
 SMALL = "--device cpu --dtype float32"
 ONE = "--model-tag one"
-CHAT = f"{SMALL} {ONE} --total-batch-size 1536 --save-every 0 --eval-items 8 --documents 4 --corpus data/text --spelling-epochs 0 --docstring-epochs 0 --lettercount-epochs 0 --sums-epochs 0.02"
+CHAT = f"{SMALL} {ONE} --total-batch-size 1536 --save-every 0 --eval-items 8 --documents 4 --corpus data/text --mixture identity:0.15,sums:0.02,wordproblems:0.002"
 BASE = f"base_train {SMALL} --corpus data/text --depth 1 --max-seq-len 128 --num-iterations 2 --device-batch-size 1 --eval-tokens 1024 --eval-every 0"
 STAGES = [f"base_eval {SMALL} {ONE} --corpus data/text --split-tokens 1024 --device-batch-size 1 --max-per-task 3 --max-tokens 4",
-          f"mid_train {CHAT} --wordproblems-epochs 0.002 --identity-epochs 0.15",
-          f"chat_sft {CHAT} --wordproblems-epochs 0.002 --identity-epochs 0.15 --device-batch-size 1",
+          f"mid_train {CHAT}",
+          f"chat_sft {CHAT} --device-batch-size 1",
           f"chat_rl {SMALL} {ONE} --num-iterations 2 --examples-per-step 24 --num-samples 2 --max-new-tokens 4 --eval-items 9 --eval-samples 2",
           f"chat_eval {SMALL} {ONE} --corpus data/text --max-items 5 --max-new-tokens 4 --eval-tokens 1024 --tasks identity,sums"]
 

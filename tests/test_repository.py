@@ -6,41 +6,48 @@ from pathlib import Path
 import pytest
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+import chapters
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
-NUMBER = {p.stem[3:]: int(p.stem[:2]) for p in NOTEBOOKS}
+
+
+def imports(path):
+    "The modules of the package that a module imports, anywhere in it."
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("nanochat_course")): found.add(node.module or "")
+        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+    names = {name.removeprefix("nanochat_course").strip(".").split(".")[0] for name in found if name.startswith("nanochat_course") or "." not in name}
+    return {name for name in names if name in MODULES and name != path.stem}
+
+
+MODULES = {p.stem: p for p in (ROOT / "nanochat_course").glob("[a-z]*.py")}
+
+
+def test_modules_import_without_circles():
+    "Chapters stand in reading order, modules in an order of their own; but some order there is."
+    left = {name: imports(path) for name, path in MODULES.items()}
+    assert left["base_train"] >= {"gpt", "optim", "train"}, "the imports were found"
+    while ready := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in ready: del left[name]
+    assert not left, f"these import each other: {left}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_module_imports_only_from_lower_floors(path):
-    "A notebook's number is its place in the import order."
-    module = ROOT / "nanochat_course" / f"{path.stem[3:]}.py"
-    if not module.exists(): return            # a chapter that exports nothing
-    for node in ast.walk(ast.parse(module.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom): names = [node.module or ""] if (node.level or (node.module or "").startswith("nanochat_course")) else []
-        if isinstance(node, ast.Import): names = [a.name for a in node.names if a.name.startswith("nanochat_course")]
-        for name in names:
-            name = name.removeprefix("nanochat_course").strip(".")
-            if name: assert NUMBER[name] < NUMBER[path.stem[3:]] or name == path.stem[3:], f"{path.stem} imports {name}, which comes later"
-
-
-def test_what_runs_never_imports_the_labs():
-    "Not even inside a function. The labs are for demonstrations, races and tests; they may import everything."
-    labs = ROOT / "nanochat_course" / "labs"
-    assert {p.stem for p in labs.glob("*.py")} > {"__init__"}
-    for path in (ROOT / "nanochat_course").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
-            if isinstance(node, ast.ImportFrom): names += [node.module or ""]
-            assert not [n for n in names if re.search(r"(^|\.)labs(\.|$)", n)], f"{path.name}, line {node.lineno}, imports from the labs"
+def test_a_chapter_needs_what_was_read_before(path):
+    "What the first lines ask for has a lower number, or stands in the appendix."
+    opening = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    needs = opening.partition("**You need**")[2].partition("**Reading**")[0]
+    for number in re.findall(r"\]\((\d\d)_\w+\.ipynb", needs):
+        assert number < path.stem[:2] or number >= "90", f"{path.stem} needs chapter {number}"
 
 
 def test_sidebar_lists_every_notebook_in_order():
     contents = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"]
     listed = [p for item in contents for p in ([item] if isinstance(item, str) else item["contents"])]
-    first = ["index.ipynb", "05_first_light.ipynb"]                  # exports nothing, and is where a reader begins
-    there = first + [p.name for p in NOTEBOOKS if p.name not in first]
+    there = ["index.ipynb", *(p.name for p in NOTEBOOKS)]
     assert [p for p in listed if p in there] == there and set(listed) == set(there)
 
 
@@ -104,3 +111,11 @@ def test_requirements_are_stated_and_explained():
     table = {name(cell) for row in re.findall(r"^\| ([^|]+) \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE) for cell in row.split(", ")}
     tools = {name(r) for r in config["DEFAULT"]["dev_requirements"].split()} - {"execnb", "ghapi", "pytest-timeout"}      # parts of nbdev and of pytest
     assert not (stated | tools) - table, "without a reason in CONTRIBUTING.md"
+
+
+def test_the_minutes_of_reading_are_counted():
+    stated = [(c.name, c.stated) for c in chapters.chapters()]
+    counted = [(c.name, (c.reading, c.exercise_minutes)) for c in chapters.chapters()]
+    assert stated == counted, "run python tools/chapters.py --write"
+    home = "".join("".join(c["source"]) for c in json.loads((ROOT / "nbs" / "index.ipynb").read_text())["cells"])
+    for line in chapters.course_map(chapters.chapters()): assert line in home, "run python tools/chapters.py --write"

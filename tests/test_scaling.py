@@ -7,17 +7,22 @@ from nanochat_course.scaling import (REF_BATCH, Schedule, activation_bytes, batc
                                      muon_momentum, peak_flops, plan, power_of_two, weight_decay_multiplier)
 
 
+RECORD = dict(value_embeds=True, residual_scalars=True, smear=True, backout=True, qk_scale=1.2, rotary_base=1e5, short_window=.25)
+
+
 def meta(p):
     with torch.device("meta"): return GPT(GPTConfig(**p.model_config()))
 
 
 @pytest.mark.parametrize("kwargs", [dict(depth=12), dict(depth=4, vocab_size=4096, sequence_len=512), dict(depth=12, n_kv_head=2, window_pattern="SSSL"),
-                                    dict(depth=13, vocab_size=1001), dict(depth=1, vocab_size=300, sequence_len=64)])
+                                    dict(depth=13, vocab_size=1001), dict(depth=1, vocab_size=300, sequence_len=64), dict(depth=12, parts=RECORD, window_pattern="SSSL"),
+                                    dict(depth=5, vocab_size=1001, n_kv_head=1, parts=RECORD, window_pattern="SL", sequence_len=1000),
+                                    dict(depth=3, vocab_size=300, parts=dict(smear=True)), dict(depth=3, vocab_size=300, parts=dict(backout=True, residual_scalars=True))])
 def test_formulas_agree_with_the_model(kwargs):
     p = plan(**kwargs)
     model = meta(p)
     n = model.num_params()
-    assert p.params["total"] == n["total"] and p.params["scaling"] == n["matrix"] + n["unembedding"]
+    assert p.params["total"] == n["total"] and p.params.get("value_embedding", 0) == n.get("value_embedding", 0) and p.params["scaling"] == n["matrix"] + n["unembedding"]
     assert p.flops_per_token == model.flops_per_token()
 
 
@@ -103,7 +108,8 @@ def test_table_names_every_value_and_rule():
     (dict(depth=12, total_batch_size=65536, device_batch_size=32, world_size=8), "use 524,288"), (dict(depth=12, num_iterations=0), "num_iterations 0"),
     (dict(depth=12, device_batch_size=0), "device_batch_size 0"), (dict(depth=12, head_dim=7), "must be even"), (dict(depth=12, n_kv_head=4), "divisor of 6"),
     (dict(depth=12, target_param_data_ratio=0), "target_param_data_ratio"), (dict(depth=12, sequence_len=0), "sequence_len"), (dict(depth=12, vocab_size=0), "vocab_size"),
-    (dict(depth=12, warmdown_ratio=1.5), "warmdown_ratio"), (dict(depth=12, lr_shape="stairs"), "unknown schedule")])
+    (dict(depth=12, warmdown_ratio=1.5), "warmdown_ratio"), (dict(depth=12, lr_shape="stairs"), "unknown schedule"),
+    (dict(depth=12, weight_decay_shape="stairs"), "use linear, cosine or constant"), (dict(depth=12, momentum_peak=1.), "momentum_peak 1")])
 def test_bad_input_says_what_to_do(kwargs, text):
     with pytest.raises(CourseError, match=text) as e: plan(**kwargs)
     assert "\n" not in str(e.value)
@@ -158,9 +164,10 @@ def test_memory_is_sharded_as_named():
     assert m(0)["total"] == sum(v for k, v in m(0).items() if k != "total")
 
 
-def test_activations_as_measured():
-    B, T, depth, width = 8, 128, 2, 128
-    model = GPT(GPTConfig(sequence_len=T, vocab_size=256, n_layer=depth, n_head=2, n_kv_head=2, n_embd=width)).init_weights()
+@pytest.mark.parametrize("n_kv_head, parts", [(2, {}), (2, RECORD), (1, RECORD), (2, dict(residual_scalars=True)), (2, dict(smear=True)), (2, dict(value_embeds=True))])
+def test_activations_as_measured(n_kv_head, parts):
+    B, T, depth, width = 8, 128, 3, 128
+    model = GPT(GPTConfig(sequence_len=T, vocab_size=256, n_layer=depth, n_head=2, n_kv_head=n_kv_head, n_embd=width, **parts)).init_weights()
     own, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
     def keep(t):
         s = t.untyped_storage()
@@ -168,7 +175,44 @@ def test_activations_as_measured():
         return t
     x = torch.randint(256, (B, T))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): model(x, x)
-    assert sum(n for n, _ in kept.values()) == pytest.approx(activation_bytes(B * T, depth, width, compute_bytes=4), rel=0.1)
+    want = activation_bytes(B * T, depth, width, n_kv_head / 2, compute_bytes=4, parts=parts)
+    assert sum(n for n, _ in kept.values()) == pytest.approx(want, rel=0.03)
+    if parts: assert want > activation_bytes(B * T, depth, width, n_kv_head / 2, compute_bytes=4)
+
+
+def test_parts_count_in_memory_and_in_the_horizon():
+    plain, p = plan(12), plan(12, parts=RECORD)
+    tables = 6 * 32768 * 768
+    assert p.params["value_embedding"] == tables and p.params["scalar"] == 24 + 25 + 1
+    assert p.params["scaling"] - plain.params["scaling"] == 6 * 12 * 6, "tables are looked up: only their gates are matrices"
+    more = {k: v - memory_per_rank(plain)[k] for k, v in memory_per_rank(p).items()}
+    both = tables + 6 * 12 * 6 + 50
+    assert more["parameters"] == 4 * both and more["states"] == 4 * (2 * both - 6 * 12 * 6) and more["activations"] > 0
+
+
+def test_schedules_of_the_record():
+    "nanochat's momentum and decay, from its rules written out."
+    n, s = 5568, Schedule(5568, 40, 0.65, 0.05, momentum_warmup=400, momentum_end=0.97, momentum_final=0.9, weight_decay_shape="cosine")
+    down = round(0.65 * n)
+    for t in (0, 1, 39, 40, 399, 400, 1000, n - down, n - down + 1, 4000, n - 1):
+        lr = (t + 1) / 40 if t < 40 else 1. if t <= n - down else (n - t) / down + (1 - (n - t) / down) * 0.05
+        if t < 400: momentum = 0.85 + (0.97 - 0.85) * t / 400
+        elif t >= n - down: momentum = 0.97 + (0.90 - 0.97) * (t - (n - down)) / down
+        else: momentum = 0.97
+        assert s(t) == pytest.approx(dict(lr=lr, momentum=momentum, weight_decay=0.5 * (1 + math.cos(math.pi * t / n)))), t
+
+
+def test_a_short_run_never_jumps():
+    "The rise of momentum may not be over when its fall begins."
+    values = [Schedule(300, 10, 0.65, momentum_warmup=400, momentum_end=0.97, momentum_final=0.9)(t)["momentum"] for t in range(300)]
+    assert max(abs(a - b) for a, b in zip(values, values[1:])) < 2e-3 and values[0] == 0.85 and values[-1] < 0.905
+
+
+def test_the_plan_hands_its_schedule_on():
+    p = plan(12, num_iterations=100, momentum_warmup=10, momentum_peak=0.97, momentum_final=0.9, weight_decay_shape="cosine")
+    assert p.schedule()(20)["momentum"] == pytest.approx(0.97) and p.schedule()(99)["momentum"] < 0.91
+    assert p.schedule()(50)["weight_decay"] == pytest.approx(0.5) and p.schedule()(25)["weight_decay"] == pytest.approx(0.853553, abs=1e-5)
+    assert plan(12, parts=dict(smear=True)).model_config()["smear"] is True and "smear" in plan(12, parts=dict(smear=True)).table()
 
 
 def test_the_plan_trains_a_model():

@@ -150,13 +150,13 @@ def test_the_renderer_had_nothing_to_complain_about(pages):
 
 
 def test_names_become_links_where_a_reader_expects_them():
-    index = {"unit_norm": {"30_newton_schulz": "A"}, "train": {"42_train": "B"}, "main": {"42_train": "C", "60_tok_train": "D"}, "Muon": {"31_optim": "E"}}
+    index = {"unit_norm": {"20_newton_schulz": "A"}, "train": {"27_train": "B"}, "main": {"27_train": "C", "31_tok_train": "D"}, "Muon": {"21_optim": "E"}}
     link = lambda text, here="10_tokenizer": build.link_names(text, here, index)
-    assert link("see `unit_norm`.") == "see [`unit_norm`](30_newton_schulz.ipynb#A)."
-    assert link("`Muon`", "31_optim") == "[`Muon`](#E)"
-    assert link("`train` and `train()`") == "`train` and [`train()`](42_train.ipynb#B)"          # a word is not a name
-    assert link("`main()`") == "`main()`" and link("`main()`", "42_train") == "[`main()`](#C)"   # two chapters have it
-    for same in ("[`Muon`](31_optim.ipynb)", "```\n`Muon`\n```", "# `Muon`", '<img alt="`Muon`">', "`` `Muon` ``"): assert link(same) == same
+    assert link("see `unit_norm`.") == "see [`unit_norm`](20_newton_schulz.ipynb#A)."
+    assert link("`Muon`", "21_optim") == "[`Muon`](#E)"
+    assert link("`train` and `train()`") == "`train` and [`train()`](27_train.ipynb#B)"          # a word is not a name
+    assert link("`main()`") == "`main()`" and link("`main()`", "27_train") == "[`main()`](#C)"   # two chapters have it
+    for same in ("[`Muon`](21_optim.ipynb)", "```\n`Muon`\n```", "# `Muon`", '<img alt="`Muon`">', "`` `Muon` ``"): assert link(same) == same
 
 
 QUARTO = """#!{python}

@@ -57,10 +57,10 @@ def test_a_preset_for_gpus_never_runs_on_a_cpu(monkeypatch, tmp_path):
 
 
 def test_settings_are_typed_and_checked_by_the_stage():
-    preset = S.override(S.PRESETS["tiny"], ("base_train.depth=3", "base_train.total-batch-size=2048", "mid_train.identity_epochs=0.5", "base_train.fp8=TRUE",
+    preset = S.override(S.PRESETS["tiny"], ("base_train.depth=3", "base_train.total-batch-size=2048", "mid_train.mixture=identity:2 sums:.5", "base_train.fp8=TRUE",
                                             "base_train.tracker=wandb", "chat_rl.save_every=-1", "corpus.source=a=b.txt", "base_train.model_tag="))
     assert preset["base_train"] | dict(depth=3, total_batch_size=2048, fp8=True, tracker="wandb", model_tag="") == preset["base_train"]
-    assert preset["mid_train"]["identity_epochs"] == 0.5 and preset["chat_rl"]["save_every"] == -1 and preset["corpus"] == dict(source="a=b.txt")
+    assert preset["mid_train"]["mixture"] == "identity:2 sums:.5" and preset["chat_rl"]["save_every"] == -1 and preset["corpus"] == dict(source="a=b.txt")
     assert S.PRESETS["tiny"]["base_train"]["depth"] == 2 and "corpus" not in S.PRESETS["tiny"]
     for stage, flags in preset.items(): S.stage_config(stage, flags)
 
@@ -361,13 +361,37 @@ def test_bad_input_is_one_line(args, text, tmp_path):
 def test_presets_fit_their_machine_by_the_formula(name, ranks, gigabytes):
     "Each training stage's rows in one pass leave a tenth of the card for what the formula leaves out."
     from dataclasses import replace
+    import torch
     from nanochat_course.base_train import base_plan
+    from nanochat_course.common import Runtime
+    from nanochat_course.mid_train import rows_at_once
     from nanochat_course.scaling import memory_per_rank
     preset = S.PRESETS[name]
     plan = base_plan(S.stage_config("base_train", preset["base_train"]), preset["tok_train"]["vocab_size"], ranks)
-    for stage in ("base_train", "mid_train", "chat_sft"):
-        rows = preset[stage].get("device_batch_size", 65536 // plan.sequence_len)          # the default of the stages on a GPU
-        assert memory_per_rank(replace(plan, device_batch_size=rows))["total"] < .9 * gigabytes * 1e9, stage
+    rows = dict(base_train=preset["base_train"]["device_batch_size"])
+    for stage in ("mid_train", "chat_sft"):
+        rows[stage] = rows_at_once(S.stage_config(stage, preset[stage]), plan, Runtime(torch.device("cpu"), torch.float32, world_size=ranks), gigabytes * 10**9)
+    assert rows["mid_train"] == rows["chat_sft"] == 16
+    rl = S.stage_config("chat_rl", preset["chat_rl"])
+    rows["chat_rl"] = rl.device_batch_size * (rl.max_new_tokens + 400) / plan.sequence_len       # GSM8K's longest question has fewer than 400 tokens
+    for stage, n in rows.items(): assert memory_per_rank(replace(plan, device_batch_size=n))["total"] < .9 * gigabytes * 1e9, stage
+
+
+def test_gpu_presets_learn_and_ask_the_published_tasks():
+    "nanochat's mixtures and its numbers for RL; the laptop's presets name none of them, so that they need no network."
+    from nanochat_course.chat_eval import CHATCORE
+    from nanochat_course.tasks import PUBLISHED, read_mixture
+    for name in ("gpu", "8xh100"):
+        stage = {s: S.stage_config(s, S.PRESETS[name][s]) for s in ("mid_train", "chat_sft", "chat_rl", "chat_eval")}
+        assert read_mixture(stage["mid_train"].mixture) == dict(smoltalk=1, mmlu=1, gsm8k=1, persona=1, simplespelling=1, spellingbee=1)
+        assert read_mixture(stage["chat_sft"].mixture) == dict(smoltalk=1, mmlu=1, gsm8k=2, persona=2, simplespelling=1, spellingbee=1)
+        rl = stage["chat_rl"]
+        assert (rl.task, rl.num_samples, rl.examples_per_step, rl.max_new_tokens, rl.init_lr_frac) == ("gsm8k", 16, 16, 256, .05)
+        assert tuple(stage["chat_eval"].tasks.split(",")) == CHATCORE and stage["chat_eval"].max_items == -1
+    for name in ("tiny", "laptop"):
+        for s in ("mid_train", "chat_sft"): assert not set(read_mixture(S.stage_config(s, S.PRESETS[name][s]).mixture)) & set(PUBLISHED)
+        assert S.stage_config("chat_rl", S.PRESETS[name]["chat_rl"]).task not in PUBLISHED
+        assert not set(S.stage_config("chat_eval", S.PRESETS[name]["chat_eval"]).tasks.split(",")) & set(PUBLISHED)
 
 
 def test_stages_wait_without_spinning_unless_told_otherwise(monkeypatch, tmp_path):
@@ -379,3 +403,118 @@ def test_stages_wait_without_spinning_unless_told_otherwise(monkeypatch, tmp_pat
     assert policy() == "PASSIVE"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert policy() == "ACTIVE"
+
+
+# what comes from the net
+
+def test_pretraining_decides_how_much_text_is_downloaded():
+    from nanochat_course.plan import PlanConfig, planned, storage
+    for name in ("gpu", "8xh100"):
+        flags, tokens = S.corpus_flags(S.PRESETS[name]), planned(PlanConfig(preset=name)).tokens
+        assert (flags["num_shards"] - 1) * 250e6 < 1.1 * 4.75 * tokens <= flags["num_shards"] * 250e6
+        assert storage(planned(PlanConfig(preset=name)))["shards"] == flags["num_shards"] + 1
+    more = lambda *settings: S.corpus_flags(S.override(S.PRESETS["gpu"], settings))["num_shards"]
+    assert more("base_train.depth=20") > more() == more("base_train.target-tokens=-1") and more("base_train.target_tokens=5.3e7") == 2
+    assert more("corpus.num_shards=3") == 3 and more("base_train.target_tokens=1e13") == 6542
+    assert S.corpus_flags(S.PRESETS["laptop"]) == {} and S.corpus_flags(S.override(S.PRESETS["tiny"], ("corpus.source=a.txt",))) == dict(source="a.txt")
+
+
+def test_more_text_does_not_make_the_tokenizer_old():
+    marks = lambda *settings: [r["fingerprint"] for r in S.plan_stages(S.override(S.PRESETS["gpu"], settings), {})]
+    assert marks()[:2] == marks("base_train.depth=20", "corpus.first_shards=2")[:2] and marks()[2] != marks("base_train.depth=20")[2]
+    assert marks()[0] != marks("corpus.num_shards=3")[0]
+
+
+def test_small_presets_ask_the_net_for_nothing():
+    for name in ("tiny", "laptop"):
+        assert "source" not in S.PRESETS[name].get("corpus", {}) and S.stage_config("corpus", {}).source == "docstrings"
+        assert not S.stage_config("base_eval", S.PRESETS[name]["base_eval"]).require_core
+    for name in ("gpu", "8xh100"): assert S.stage_config("base_eval", S.PRESETS[name]["base_eval"]).require_core
+
+
+def test_core_is_asked_for_before_anything_is_done(tmp_path, monkeypatch):
+    "Without a net a run that must end with CORE ends at once; the file brought by hand will do."
+    import shutil
+    from nanochat_course.evaluation import builtin_bundle
+    monkeypatch.setenv("NANOCHAT_COURSE_CORE_URL", "http://127.0.0.1:9/eval_bundle.zip")
+    script = SCRIPT.replace('"tok_train"]', '"tok_train", "base_eval"]')
+    command = ("--set", "base_eval.require_core=true")
+    patient = script.replace("run_main(", "e = s.core_tasks; s.core_tasks = lambda config: e(config, attempts=1)\nrun_main(")
+    status, out, err = run(tmp_path, DONE, "--until", "tok_train", *command, script=patient)      # a machine is prepared before it costs money
+    assert status == 2 and re.search(r"error: no CORE bundle: .* or put the file at .*/eval_bundle.zip yourself\n$", err) and err.count("\n") == 1
+    assert not (tmp_path / "files" / "calls.txt").exists()
+    shutil.make_archive(tmp_path / "files" / "eval_bundle", "zip", builtin_bundle(tmp_path / "made" / "eval_bundle", 4).parent)
+    status, out, err = run(tmp_path, DONE, *command, script=patient)
+    assert status == 0 and "CORE: its tasks are in" in out and (tmp_path / "files" / "calls.txt").read_text().split() == ["corpus", "tok_train", "base_eval"]
+    assert "CORE: its tasks" not in run(tmp_path, DONE, *command, script=patient)[1]                    # finished: not asked again
+
+
+LATE = """
+import sys, nanochat_course.speedrun as s
+s.ORDER, real = ["corpus", "tok_train"], s.command_line
+s.command_line = lambda stage, flags, nproc=1: real(stage, flags) if stage == "corpus" else [sys.executable, {stage!r}]
+s.PRESETS["late"] = dict(corpus=dict(source="climbmix", num_shards=6, first_shards=2))
+from nanochat_course.common import run_main
+run_main(s.speedrun, s.SpeedrunConfig, ["--preset", "late", *sys.argv[1:]])
+"""
+READER = """
+import sys
+from nanochat_course.common import CourseError, base_dir
+from nanochat_course.corpus import documents, list_shards
+with open(base_dir() / "read.txt", "w") as f:
+    try:
+        for text in documents(list_shards(base_dir() / "data" / "climbmix")): f.write(text.split(":")[0] + "\\n"); f.flush()
+    except CourseError as e: print(f"error: {e}", file=sys.stderr); sys.exit(2)
+"""
+
+
+def test_text_arrives_while_the_stages_run(tmp_path, monkeypatch):
+    "Two of six shards are waited for. The downloader is killed, and named; the same command goes on; nothing is left behind."
+    import psutil
+    from loopback import Shards
+    (tmp_path / "made").mkdir()
+    with Shards(tmp_path / "made") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        corpus, seen = tmp_path / "files" / "data" / "climbmix", tmp_path / "files" / "read.txt"
+        hub.release(0, 1, 3, 6542)
+        first = run(tmp_path, READER, wait=False, script=LATE)
+        while not seen.exists() or seen.read_text().count("\n") < 120: time.sleep(.02); assert first.poll() is None
+        while not (corpus / ".download").exists(): time.sleep(.02)
+        downloader = [p for p in psutil.Process(first.pid).children() if "nanochat_course.corpus" in p.cmdline()]
+        downloader[0].kill()
+        os.utime(corpus / ".download", (0, 0))                                     # a minute passes
+        out, err = first.communicate(timeout=100)
+        assert first.returncode == 2 and "4 of 7 shards are downloaded meanwhile" in out
+        assert "error: shard_00002.parquet of" in err and "nobody is downloading it" in err and "tok_train ended with status 2" in err
+        hub.release(2, 5)
+        second = run(tmp_path, READER, wait=False, script=LATE)
+        while not seen.exists() or seen.read_text().count("\n") < 240: time.sleep(.02); assert second.poll() is None
+        downloader = [p for p in psutil.Process(second.pid).children() if "nanochat_course.corpus" in p.cmdline()]
+        os.killpg(second.pid, signal.SIGINT)                                       # Ctrl-C: the stage ends, and with it the download
+        assert second.wait(100) == 130
+        psutil.wait_procs(downloader, timeout=10)
+        assert downloader and not any(p.is_running() for p in downloader)
+        hub.release(4)
+        status, out, err = run(tmp_path, READER, script=LATE)
+        assert status == 0 and "[1/2] corpus: finished earlier" in out, err
+        assert seen.read_text().split("\n")[:-1] == [f"shard {i}, document {k}" for i in range(6) for k in range(60)]
+        assert read_json(corpus / "corpus.json")["documents"] == 420
+
+
+def test_a_machine_is_prepared_with_all_of_its_text(tmp_path, monkeypatch):
+    "`--until corpus` and `--until tok_train` wait for the last shard, and say why it does not come."
+    from loopback import Shards
+    script = LATE.replace("first_shards=2", "first_shards=5")
+    (tmp_path / "made").mkdir()
+    with Shards(tmp_path / "made") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.release(0, 1, 2, 3, 4, 6542)
+        hub.gone.add("shard_00005.parquet")
+        first = run(tmp_path, READER, "--until", "corpus", wait=False, script=script)
+        while "waiting for the rest of the text" not in first.stdout.readline(): assert first.poll() is None
+        hub.release(5)
+        out, err = first.communicate(timeout=100)
+        assert first.returncode == 2 and re.search(r"download of the text ended with status 2 \(.*HTTP 404.*\): the same command goes on", err) and err.count("\n") == 1
+        hub.gone.clear()
+        status, out, err = run(tmp_path, READER, "--until", "corpus", script=script)
+        assert status == 0 and read_json(tmp_path / "files" / "data" / "climbmix" / "corpus.json")["documents"] == 420

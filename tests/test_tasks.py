@@ -1,5 +1,6 @@
 "Conversations, tasks and their loader: nothing leaks, nobody forges a role, no row without a target."
-import inspect, itertools, json, os, random, re, subprocess, sys, zlib
+import inspect, itertools, json, os, random, re, socket, subprocess, sys, textwrap, zlib
+from collections import Counter
 import pytest, torch
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.tasks import *
@@ -58,7 +59,7 @@ def test_held_out_sums_have_no_twin_in_training():
 
 
 def test_held_out_stories_have_no_numbers_in_common_with_training():
-    for make in (WordProblemsTask, GSM8KTask):
+    for make in (WordProblemsTask, StoryTask):
         calls = lambda t: {tuple(p["text"] for p in c["messages"][1]["content"] if p["type"] == "python") for c in t}
         assert not calls(make(split="train")) & calls(make(split="test"))
 
@@ -95,31 +96,10 @@ def test_gsm_format():
     assert parts[1]["text"] == "48/2" and parts[2]["text"] == "24" and parts[5]["text"] == "-976"
     assert visible_text(parts) == re.sub("<<.*?>>", "", answer)
     assert gsm_answer(answer) == "-1976.5" and gsm_answer("42") is None
-    t = GSM8KTask()
+    t = StoryTask()
     item = chat("?", parts)
     assert t.grade(item, "#### -1976.5") and t.grade(item, parts)
     assert not any(t.grade(item, a) for a in ("-1976.5", "#### 1976.5", "#### -1976", "####-1976.5"))
-
-
-def test_gsm_files(test_data):
-    for split, n in (("train", 7473), ("test", 1319)):
-        t = GSM8KTask(test_data / "gsm8k", split)
-        assert len(t) == n
-        rows = [json.loads(l) for l in (test_data / "gsm8k" / f"{split}.jsonl").read_text().splitlines()]
-        for i, row in enumerate(rows):
-            c = t[i]
-            parts = c["messages"][1]["content"]
-            assert visible_text(parts) == re.sub(r"<<[^>]*>>", "", row["answer"]) and gsm_answer(row["answer"]) is not None
-            assert t.grade(c, parts) and t.grade(c, row["answer"]) and not t.grade(c, "#### 123456789")
-            assert sum(p["type"] == "python" for p in parts) == row["answer"].count("<<")
-
-
-def test_bad_gsm_files(tmp_path):
-    with pytest.raises(CourseError, match="train.jsonl"): GSM8KTask(tmp_path)
-    (tmp_path / "train.jsonl").write_text('{"question": "q", "answer": "#### 1"}\n{"question": "q"}\n')
-    with pytest.raises(CourseError, match="line 2"): GSM8KTask(tmp_path)
-    (tmp_path / "train.jsonl").write_text("")
-    with pytest.raises(CourseError, match="no items"): GSM8KTask(tmp_path)
 
 
 def test_unknown_names():
@@ -303,6 +283,35 @@ def test_any_number_of_rows_on_any_number_of_ranks(tok, rows):
         assert {tuple(x.shape) for bs in batches for x, _, _ in bs} == {(batch, 128)}
         for step in range(ranks[0].num_iterations):
             assert any((y >= 0).any() for bs in batches for _, y, _ in bs[step * accum:(step + 1) * accum])
+
+
+def test_a_large_mixture_is_packed_by_all_ranks_together(tok, tmp_path):
+    "In shares of 40 items: two processes and one have the same rows, each item once; one share is what it was without shares."
+    script = tmp_path / "rank.py"
+    script.write_text(textwrap.dedent("""
+        import sys, zlib
+        from nanochat_course.common import runtime
+        from nanochat_course.tasks import *
+        from nanochat_course.tokenizer import Tokenizer
+        mixture = TaskMixture([(make_task(n, size=30), 1) for n in TASKS])
+        with runtime("cpu", "float32") as rt:
+            l = ConversationLoader(Tokenizer.load(sys.argv[1]), mixture, 2, 128, rt, share=40)
+            rows = zlib.crc32(repr([[x.tolist(), y.tolist()] for x, y in l.rows]).encode())
+            print(rows, len(l.rows), l.tokens, l.cut, l.left_out, l.conversations, zlib.crc32(repr(l.lengths).encode()), l.num_iterations * rt.world_size // 2)
+    """))
+    tok.save(tmp_path / "tok")
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    def start(rank, world):
+        env = dict(os.environ, RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+        return subprocess.Popen([sys.executable, str(script), str(tmp_path / "tok")], env=env, stdout=subprocess.PIPE, text=True)
+    one, two = start(0, 1), [start(r, 2) for r in (0, 1)]
+    said = [p.communicate(timeout=100)[0].split()[:7] for p in (one, *two)]
+    assert said[0] == said[1] == said[2] and len(said[0]) == 7
+    mixture = TaskMixture([(make_task(n, size=30), 1) for n in TASKS])
+    shares, whole = ConversationLoader(tok, mixture, 2, 128, CPU, share=40), ConversationLoader(tok, mixture, 2, 128, CPU)
+    assert int(said[0][2]) == shares.tokens == whole.tokens and shares.lengths == whole.lengths and shares.cut == whole.cut
+    count = lambda l: Counter(t for _, y in l.rows for t in y.tolist() if t >= 0)
+    assert count(shares) == count(whole) and len(shares.rows) > len(whole.rows) - 1
 
 
 def test_weights_make_the_mean_of_a_step(tok):

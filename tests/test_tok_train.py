@@ -147,3 +147,20 @@ def test_command(base):
     assert "300 tokens" in good.stdout and json.loads((base / "report/tok_train.json").read_text())["metrics"]["vocab_size"] == 300
     bad = run("--corpus", "nothing")
     assert bad.returncode == 2 and bad.stderr.startswith("error: no corpus") and len(bad.stderr.strip().splitlines()) == 1
+
+
+def test_text_that_is_still_on_its_way(base, capsys):
+    "The tokenizer reads the shards in their order, waiting for them; when the rest has come it is not trained again."
+    folder = write_corpus(base, TRAIN + TRAIN + VAL, "climbmix")
+    os.replace(folder / "shard_00004.parquet", folder / "shard_06542.parquet")
+    (folder / "corpus.json").write_text(json.dumps(dict(shards=5, request=dict(source="climbmix", num_shards=4))))
+    late = [folder / f"shard_{i:05d}.parquet" for i in (2, 3)]
+    for path in late: os.replace(path, path.with_suffix(".later"))
+    (folder / ".download").touch()
+    config = TokTrainConfig(vocab_size=330, corpus="climbmix", max_chars=1800)            # 1,800 characters are in the first shard
+    first = tok_train(config)
+    assert load_result("tok_train")["shards"]["shard_00002.parquet"] is None
+    for path in late: os.replace(path.with_suffix(".later"), path)
+    assert tok_train(config) == first and "done already" in capsys.readouterr().out
+    pq.write_table(pa.table({"text": ["other"] * 30}), folder / "shard_00000.parquet")
+    assert tok_train(TokTrainConfig(vocab_size=330, corpus="climbmix"))["train_documents"] == 30 + 2 + 30 + 2

@@ -162,7 +162,7 @@ def test_killed_at_random_moments(base, oracle):
 def test_ctrl_c_saves_and_says_how_to_go_on(base, oracle):
     run = base / "interrupted"
     for sig in (signal.SIGINT, signal.SIGTERM):
-        p = subprocess.Popen(command(base, run, slow=0.05), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        p = subprocess.Popen(command(base, run, slow=0.3), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while "first step" not in p.stdout.readline(): pass
         time.sleep(0.3)
         p.send_signal(sig)

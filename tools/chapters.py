@@ -1,7 +1,7 @@
 """What each chapter asks of its reader, counted.
 
     python tools/chapters.py           # a table of all chapters
-    python tools/chapters.py --write   # put the counted minutes into the first lines of the chapters
+    python tools/chapters.py --write   # put the counted minutes into the first lines of the chapters, and the map on the home page
 
 Minutes of reading: 200 words or 20 lines of code a minute, in steps of five. Minutes of exercises: what the exercises say.
 Folded cells, imports and empty lines are not read. Exported cells are measured without their signatures, whose lines are comments.
@@ -10,17 +10,28 @@ import argparse, ast, json, re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "nbs"
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "nbs"
 WORDS, LINES = 200, 20                                     # read in a minute
 CELL, WIDTH = 40, 120                                      # the most lines of an exported cell, the most characters of a line
 OPENER = re.compile(r"\*\*Reading\*\* (?:about )?(\d+) minutes(?: · \*\*exercises\*\* (\d+) minutes)?")
 NOT_WORDS = re.compile(r"```.*?```|\$\$.*?\$\$|<[^>]+>|\]\([^)]*\)", re.DOTALL)
 
 
+ROUTES = {   # what a reader does with one evening, a weekend, and all the time that it takes
+    "One evening": "first_light tokenizer attention gpt train",
+    "A weekend": "first_light tokenizer attention gpt newton_schulz optim dataloader train base_train engine tasks mid_train chat_sft chat_rl chat_eval",
+    "All of it": "",
+}
+
+
 @dataclass
 class Chapter:
     "One notebook, counted."
     name: str
+    title: str = ""
     words: int = 0
     lines: int = 0
     long_cells: int = 0                                    # exported, of more than CELL lines
@@ -60,6 +71,7 @@ def count(path, seen):
     chapter = Chapter(path.stem)
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
+        if found := re.match("# (.+)", source): chapter.title = chapter.title or found[1]
         if cell["cell_type"] == "markdown": count_prose(chapter, source, seen)
         else: count_code(chapter, cell, source)
     return chapter
@@ -97,6 +109,46 @@ def write(chapter, folder=NOTEBOOKS):
     return True
 
 
+def duration(minutes):
+    "In words, as a person would say it."
+    if minutes < 50: return f"{minutes} minutes"
+    hours = round(minutes / 30) / 2
+    return f"{hours:g} hour{'s' if hours > 1 else ''}"
+
+
+def course_map(rows):
+    "The chapters by part and the three routes, in Markdown."
+    chapter = {c.name: c for c in rows}
+    sidebar = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"]
+    parts = [("Begin", [item[:-6] for item in sidebar if isinstance(item, str) and item != "index.ipynb"])]
+    parts += [(item["section"], [page[:-6] for page in item["contents"]]) for item in sidebar if not isinstance(item, str)]
+    yield from ("| part | chapters | reading | exercises |", "|---|---|---|---|")
+    for part, names in parts:
+        links = " · ".join(f"[{name[:2]} {chapter[name].title}]({name}.ipynb)" for name in names)
+        yield f"| {part} | {links} | {duration(sum(chapter[n].reading for n in names))} | {duration(sum(chapter[n].exercise_minutes for n in names))} |"
+    yield ""
+    for route, stems in ROUTES.items():
+        chosen = [c for c in rows if not stems or c.name[3:] in stems.split()]
+        links = ", ".join(f"[{c.name[:2]}]({c.name}.ipynb)" for c in chosen) if stems else "every chapter"
+        yield f"- **{route}** ({duration(sum(c.reading for c in chosen))} of reading, {duration(sum(c.exercise_minutes for c in chosen))} of exercises): {links}."
+
+
+MAP = re.compile(r"(?<=<!-- map: written by tools/chapters.py -->\n).*(?=\n<!-- end of map -->)", re.DOTALL)
+
+
+def write_map(rows, path=NOTEBOOKS / "index.ipynb"):
+    "Put the map on the home page; says whether it was another."
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        new = MAP.sub(lambda _: "\n" + "\n".join(course_map(rows)) + "\n", source)
+        if new != source:
+            cell["source"] = new.splitlines(keepends=True)
+            path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            return True
+    return False
+
+
 def table(rows):
     "Rows of text, one for each chapter and one for all."
     yield f"{'chapter':20}{'words':>7}{'code':>6}{'reading':>9}{'exercises':>11}  {'stars':12}{'figures':>7}{'terms':>7}{'long cells':>12}{'wide lines':>12}"
@@ -117,6 +169,7 @@ def main():
     if args.write:
         for chapter in rows:
             if write(chapter): print(f"{chapter.name}: {chapter.opener}")
+        if write_map(rows): print("index: the map")
     else: print(*table(rows), sep="\n")
 
 
