@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['GSM8K', 'EXAMS', 'PRESETS', 'ORDER', 'GPUS', 'SINGLE', 'CHECKPOINTS', 'WATCHING', 'choose_preset', 'count_gpus',
            'why_so_few', 'override', 'parse_flag', 'torchrun', 'command_line', 'stage_config', 'ledger_path',
-           'read_ledger', 'fingerprint', 'plan_stages', 'lost_summaries', 'keep_aside', 'set_aside', 'run_stage',
-           'corpus_flags', 'enough_text', 'rest_of_the_text', 'wait_for_text', 'is_held', 'get_core', 'SpeedrunConfig',
-           'begin', 'ending', 'do_stage', 'do_or_skip', 'run_stages', 'speedrun', 'main']
+           'read_ledger', 'fingerprint', 'plan_stages', 'lost_summaries', 'keep_aside', 'set_aside', 'busy_cores',
+           'waiting', 'run_stage', 'corpus_flags', 'enough_text', 'rest_of_the_text', 'wait_for_text', 'is_held',
+           'get_core', 'SpeedrunConfig', 'begin', 'ending', 'do_stage', 'do_or_skip', 'run_stages', 'speedrun', 'main']
 
 # %% ../nbs/52_speedrun.ipynb #e1d3a79e
 import contextlib, difflib, hashlib, importlib, io, json, os, re, shutil, signal, subprocess, sys, tempfile, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
-import torch, tyro
+import psutil, torch, tyro
 from .common import LOCK, TRAIN_LOCK, CourseError, alone, base_dir, load_result, make_or, read_json, run_main
 from .common import sign, write_json
 from .base_eval import core_tasks
@@ -35,7 +35,8 @@ PRESETS = {
         mid_train=dict(model_tag="tiny", num_iterations=10, eval_items=4, save_every=5, documents=20),
         chat_sft=dict(model_tag="tiny", num_iterations=10, eval_items=4, save_every=5),
         chat_rl=dict(model_tag="tiny", num_iterations=3, save_every=1),
-        chat_eval=dict(model_tag="tiny", max_items=4)),
+        chat_eval=dict(model_tag="tiny", max_items=4),
+        transcript=dict(model_tag="tiny")),
     "laptop": dict(   # two CPU cores, no network
         tok_train=dict(vocab_size=4096),
         base_train=dict(depth=4, model_tag="laptop", max_seq_len=512, target_tokens=2_200_000., total_batch_size=4096, eval_every=200, save_every=50),
@@ -43,7 +44,8 @@ PRESETS = {
         mid_train=dict(model_tag="laptop"),
         chat_sft=dict(model_tag="laptop"),
         chat_rl=dict(model_tag="laptop", num_iterations=72, max_new_tokens=20),
-        chat_eval=dict(model_tag="laptop")),
+        chat_eval=dict(model_tag="laptop"),
+        transcript=dict(model_tag="laptop")),
     "gpu": dict(      # one GPU of 24 GB or more; downloads about 3 GB of text
         corpus=dict(source="climbmix", first_shards=8),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
@@ -52,7 +54,8 @@ PRESETS = {
         mid_train=dict(model_tag="d12", corpus="climbmix", mixture="mid", documents=10_000),
         chat_sft=dict(model_tag="d12", corpus="climbmix", mixture="sft", warmdown_ratio=0.5),
         chat_rl=dict(model_tag="d12", **GSM8K),
-        chat_eval=dict(model_tag="d12", corpus="climbmix", **EXAMS)),
+        chat_eval=dict(model_tag="d12", corpus="climbmix", **EXAMS),
+        transcript=dict(model_tag="d12")),
     "8xh100": dict(   # the real run
         corpus=dict(source="climbmix", first_shards=8),
         tok_train=dict(vocab_size=32768, corpus="climbmix"),
@@ -62,9 +65,10 @@ PRESETS = {
         mid_train=dict(model_tag="d24", corpus="climbmix", mixture="mid", documents=10_000),
         chat_sft=dict(model_tag="d24", corpus="climbmix", mixture="sft", warmdown_ratio=0.5),
         chat_rl=dict(model_tag="d24", **GSM8K),
-        chat_eval=dict(model_tag="d24", corpus="climbmix", **EXAMS)),
+        chat_eval=dict(model_tag="d24", corpus="climbmix", **EXAMS),
+        transcript=dict(model_tag="d24")),
 }
-ORDER = ["corpus", "tok_train", "base_train", "base_eval", "mid_train", "chat_sft", "chat_rl", "chat_eval"]
+ORDER = ["corpus", "tok_train", "base_train", "base_eval", "mid_train", "chat_sft", "chat_rl", "chat_eval", "transcript"]
 
 # %% ../nbs/52_speedrun.ipynb #1f174699
 def choose_preset(
@@ -246,6 +250,17 @@ def set_aside(
     folders = [base_dir() / f"{CHECKPOINTS[stage]}_checkpoints" / tag] if stage in CHECKPOINTS else []
     return keep_aside(*folders, base_dir() / "report" / f"{stage}.json", base_dir() / "report" / f"{stage}.jsonl")
 
+# %% ../nbs/52_speedrun.ipynb #wait0003
+def busy_cores(
+    seconds:float=0.5, # to look for
+)->float:              # 1.0: as much work as keeps one core busy
+    "How much other programs compute at the moment, seen from a process that only waits."
+    return psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
+
+def waiting()->dict: # environment variables
+    "How a stage's threads shall wait for each other: awake, or asleep where other programs want the cores."
+    return {} if busy_cores() < 0.5 else {"OMP_WAIT_POLICY": "PASSIVE"}
+
 # %% ../nbs/52_speedrun.ipynb #88be6176
 def run_stage(
     command:list[str], # from `command_line`
@@ -253,8 +268,7 @@ def run_stage(
     words=None,        # folder for the stage's last words, see `common.last_words`
 )->tuple:              # exit status, and whether somebody asked us to stop
     "Run a stage, its output going where ours goes."
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ,             # threads that wait shall not keep others from working
-                   "NANOCHAT_COURSE_SPEEDRUN": "1"}
+    environment = waiting() | os.environ | {"NANOCHAT_COURSE_SPEEDRUN": "1"}
     if words: environment["NANOCHAT_COURSE_LAST_WORDS"] = str(words)
     asked, process = [], None
     def pass_on(number, frame):

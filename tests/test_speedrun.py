@@ -394,13 +394,18 @@ def test_gpu_presets_learn_and_ask_the_published_tasks():
         assert not set(S.stage_config("chat_eval", S.PRESETS[name]["chat_eval"]).tasks.split(",")) & set(PUBLISHED)
 
 
-def test_stages_wait_without_spinning_unless_told_otherwise(monkeypatch, tmp_path):
+def test_stages_wait_asleep_beside_other_programs(monkeypatch, tmp_path):
     def policy():
-        code = f"import os; open({str(tmp_path / 'said')!r}, 'w').write(os.environ['OMP_WAIT_POLICY'])"
+        code = f"import os; open({str(tmp_path / 'said')!r}, 'w').write(os.environ.get('OMP_WAIT_POLICY', 'none'))"
         assert S.run_stage([sys.executable, "-c", code]) == (0, False)
         return (tmp_path / "said").read_text()
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert policy() == "PASSIVE"
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    time.sleep(.5)
+    try: assert S.busy_cores() > .5 and policy() == "PASSIVE"
+    finally: busy.kill()
+    monkeypatch.setattr(S, "busy_cores", lambda: .1)
+    assert policy() == "none"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert policy() == "ACTIVE"
 
