@@ -88,7 +88,7 @@ def count_prose(chapter, source, seen):
 
 def count_code(chapter, cell, source):
     if not cell["metadata"].get("jupyter", {}).get("source_hidden"): chapter.lines += len(code_lines(source))
-    chapter.wide_lines += sum(len(x) > WIDTH for x in source.splitlines())
+    chapter.wide_lines += sum(len(x) > WIDTH and not x.startswith("#|") for x in source.splitlines())
     chapter.long_cells += source.startswith("#| export") and exported_lines(source) > CELL
     chapter.figures += sum("image/png" in o.get("data", {}) for o in cell.get("outputs", []))
 
