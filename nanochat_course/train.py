@@ -6,14 +6,14 @@
 __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'GLIBC_DEFAULTS', 'next_token_loss', 'clip', 'set_schedule', 'quiet_collector',
            'stop_signals', 'freed_memory_kept', 'Speed', 'in_notebook', 'Line', 'Progress', 'Batches', 'LoopConfig',
            'forward_backward', 'describe', 'stop_not_finite', 'LoopState', 'run_settings', 'check_loop', 'resume_state',
-           'finished', 'open_log', 'cut_log', 'Loop', 'train', 'lr_range_test']
+           'finished', 'told_by_rank_0', 'open_log', 'cut_log', 'Loop', 'train', 'lr_range_test']
 
 # %% ../nbs/27_train.ipynb #96900e3b
 import ctypes, gc, json, math, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-import torch
+import torch, torch.distributed as dist
 from fastcore.basics import patch
 from tqdm.std import tqdm
 from .common import CourseError, RunLog, Runtime, read_json, read_log, write_json
@@ -335,6 +335,15 @@ def finished(
     stored = read_json(path) if path.exists() else {}
     return stored["result"] if stored and not differences(stored["run"], settings) else {}
 
+def told_by_rank_0(
+    rt:Runtime,         # every rank calls
+    thing,              # on rank 0; what the others pass is not looked at
+):                      # rank 0's, on every rank
+    "One rank reads and tells the others: a folder that several machines share may show them a file late."
+    box = [thing]
+    if rt.distributed: dist.broadcast_object_list(box, device=rt.device)
+    return box[0]
+
 # %% ../nbs/27_train.ipynb #c3a67772
 def open_log(
     path,                # file of JSON lines
@@ -552,7 +561,8 @@ def train(
     if directory and not resume and rt.is_main: shutil.rmtree(directory, ignore_errors=True)
     rt.barrier()
     state, loader = resume_state(directory, model, optimizer, rt, settings, loop.num_iterations)
-    if state.step == loop.num_iterations and (done := finished(directory, settings)):
+    at_the_end = directory and state.step == loop.num_iterations
+    if at_the_end and (done := told_by_rank_0(rt, finished(directory, settings) if rt.is_main else None)):
         path = getattr(log, "path", log)
         return dict(done, history=read_log(path) if path and Path(path).exists() else [])
     if state.step: rt.print(f"{desc}: going on from step {state.step:,} in {directory}")

@@ -4,6 +4,7 @@ import pytest, torch
 from nanochat_course import checkpoint as C, train as T
 from nanochat_course.common import CourseError, RunLog, Runtime, read_json, read_log, seed_everything
 from nanochat_course.corpus import write_corpus
+from nanochat_course.labs.zero2 import run_ranks
 from nanochat_course.optim import AdamW, MuonAdamW
 from nanochat_course.scaling import Schedule
 from nanochat_course.tokenizer import train_bpe
@@ -441,3 +442,11 @@ def test_range_test_leaves_no_trace():
     assert all(torch.equal(v, state[k]) for k, v in optimizer.state_tensors().items()) and model.W.grad is None
     assert len(r["multipliers"]) == len(r["losses"]) == len(r["smooth"]) and r["multipliers"][0] == pytest.approx(1e-2)
     assert r["multipliers"][0] < r["suggestion"] < r["lowest"]
+
+
+def what_each_saw(rt): return T.told_by_rank_0(rt, dict(result=rt.rank) if rt.rank == 0 else {})
+
+
+def test_rank_0_tells_the_others_what_has_finished():
+    "A file of a shared folder may not have reached them yet."
+    assert run_ranks(what_each_saw, 2) == [dict(result=0)] * 2 and T.told_by_rank_0(RT, 5) == 5
