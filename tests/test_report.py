@@ -124,13 +124,11 @@ def test_curve_of_nothing_and_of_one_point():
     for records in ([], [dict(step=0, loss=1.0)], [dict(step=0, loss="x")]): assert R.curve_png(records)[:4] == b"\x89PNG"
 
 
-def test_conversations_are_in_the_report():
+def test_conversations_are_in_the_report(run):
+    assert "What it says" not in R.write_report().read_text()
     message = lambda role, content: dict(role=role, content=content)
     talk = dict(user=["a|b?", "and?"], **{s: [message("user", "a|b?"), message("assistant", said), message("user", "and?"), message("assistant", "")]
                                           for s, said in dict(base="<i>\n x", rl="y").items()})
-    said = dict(sources=["base", "rl"], talks=[talk])
-    page = R.to_html(R.talk_blocks(said))
+    save_result("transcript", Config(), RT, 1., sources=["base", "rl"], talks=[talk])
+    page = R.write_report().read_text()
     assert "What it says" in page and "&lt;i&gt; x" in page and "<i>" not in page and page.count("(nothing)") == 2 and "a|b?" in page
-    assert not R.talk_blocks({})
-    one = dict(base_eval=dict(stage="base_eval", seconds=1., peak_memory=0, config={}, metrics={}, device="cpu", dtype="float32", world_size=1, machine={}))
-    assert all(block in R.report_blocks(one, said) for block in R.talk_blocks(said)) and ("text", "## What it says") not in R.report_blocks(one)
