@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PROCESS_MEMORY', 'SHM', 'FILES', 'DRIVERS', 'RANK', 'SLOW_BUS', 'CHECKS', 'Finding', 'judge', 'DoctorConfig', 'Job',
-           'make_job', 'show', 'checkpoint_bytes', 'shards_asked', 'disk_need', 'present', 'check_disk', 'number_in',
-           'available_memory', 'check_memory', 'check_shm', 'check_files', 'missing_shards', 'check_hub', 'check_gpus',
-           'check_capability', 'driver_version', 'driver_finding', 'check_driver', 'check_compiler', 'first_error',
-           'compiler_advice', 'relative', 'fp8_error', 'check_fp8', 'attention_error', 'check_attention', 'place',
-           'exported', 'called', 'die_with_parent', 'in_rank', 'meeting', 'in_group', 'rank_sum', 'check_gloo',
-           'gpu_speed', 'bus_speed', 'rank_speed', 'slow_ranks', 'check_nccl', 'read_nonce', 'check_shared',
-           'train_steps', 'check_step', 'step_finding', 'child', 'without_main', 'examine', 'check_nothing',
-           'applicable', 'chosen', 'line', 'doctor', 'main']
+           'make_job', 'show', 'shards_asked', 'disk_need', 'present', 'check_disk', 'number_in', 'available_memory',
+           'check_memory', 'check_shm', 'check_files', 'missing_shards', 'check_hub', 'check_gpus', 'check_capability',
+           'driver_version', 'driver_finding', 'check_driver', 'check_compiler', 'first_error', 'compiler_advice',
+           'relative', 'fp8_error', 'check_fp8', 'attention_error', 'check_attention', 'place', 'exported', 'called',
+           'die_with_parent', 'in_rank', 'meeting', 'in_group', 'rank_sum', 'check_gloo', 'gpu_speed', 'bus_speed',
+           'rank_speed', 'slow_ranks', 'check_nccl', 'read_nonce', 'check_shared', 'train_steps', 'check_step',
+           'step_finding', 'child', 'without_main', 'examine', 'check_nothing', 'applicable', 'chosen', 'line',
+           'doctor', 'main']
 
 # %% ../nbs/55_doctor.ipynb #affba0f6
 import contextlib, importlib, json, math, multiprocessing, os, shutil, signal, subprocess, sys, sysconfig
@@ -27,7 +27,7 @@ from .common import seed_everything, write_json
 from .corpus import HUB
 from .gpt import GPTConfig
 from .optim import param_groups
-from .plan import SHARD_BYTES, memory_by_part, storage
+from .plan import KEPT, SHARD_BYTES, memory_by_part, checkpoint_bytes, storage
 from .precision import compile_model, convert_to_fp8, fp8_reason
 from .scaling import Plan, mfu
 from .speedrun import GPUS, PRESETS, SINGLE, SpeedrunConfig, choose_preset, override, why_so_few
@@ -97,13 +97,6 @@ def make_job(
 # %% ../nbs/55_doctor.ipynb #8177b2b6
 def show(n:float)->str: return f"{n / 1e9:.1f} GB" if n < 1e10 else f"{n / 1e9:.0f} GB"
 
-def checkpoint_bytes(
-    p:Plan, # of pretraining
-)->float:
-    "One checkpoint: weights and the optimizer's states in float32."
-    n = p.params
-    return 4. * (n["total"] + 2 * (n["embedding"] + n["unembedding"]) + n["matrix"])
-
 def shards_asked(
     job:Job, # what will be run
 )->int:      # training shards
@@ -113,9 +106,9 @@ def shards_asked(
 def disk_need(
     job:Job, # what will be run
 )->float:    # bytes
-    "All that the run will write: text, two checkpoints of each of four stages, and one that is being written."
+    "All that the run will write: text and checkpoints."
     text = (shards_asked(job) + 1) * SHARD_BYTES if job.source in HUB else 1e9
-    return text + 9 * checkpoint_bytes(job.plan)
+    return text + KEPT * checkpoint_bytes(job.plan)
 
 # %% ../nbs/55_doctor.ipynb #55f387ba
 def present(

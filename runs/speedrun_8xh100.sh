@@ -7,7 +7,7 @@
 # NEVER RUN ON GPUS SO FAR: every part is tested on CPUs; hours and dollars are arithmetic (chapter 52 does it step by step).
 #   time    2 to 3.5 hours, nearly all of it pretraining
 #   price   50 to 85 dollars at 3 dollars per GPU and hour
-#   disk    100 GB free: 12 GB of text, the rest for checkpoints, of which the last two of each of four stages stay
+#   disk    150 GB free: 12 GB of text, the rest for checkpoints, of which the last two of each of four stages stay
 #   needs   8 GPUs of 80 GB, NVIDIA driver 525 or newer (580 for CUDA 13), python3 with venv and headers, gcc, a way to the hub
 #
 # Text and tokenizer need no GPU. Make them before you pay for eight:

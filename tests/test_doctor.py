@@ -69,10 +69,10 @@ def test_disk(tiny, real, tmp_path):
     full = doctor.check_disk(tiny, need=1e18)
     assert full.status == "failed" and "NANOCHAT_COURSE_DIR" in full.advice
     assert not list(base_dir().iterdir()), "the trial file is removed"
-    # text of 241 shards, and nine checkpoints of weights and states in float32, which the plan counts by group
+    # text of 124 shards, and nine checkpoints of weights and states in float32, which the plan counts by group
     n = real.plan.params
     states = 2 * (n["total"] - n["matrix"]) + n["matrix"]
-    assert doctor.disk_need(real) == 241 * 100e6 + 9 * 4 * (n["total"] + states)
+    assert doctor.disk_need(real) == 124 * 100e6 + 9 * 4 * (n["total"] + states)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
