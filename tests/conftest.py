@@ -1,9 +1,10 @@
 "Every test session writes under a temporary folder; real data is optional."
-import os, tempfile
+import os, signal, tempfile
 from pathlib import Path
 
 os.environ["NANOCHAT_COURSE_DIR"] = tempfile.mkdtemp(prefix="nanochat_course_test_")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)   # a job in the background is deaf to Ctrl-C, and so would be all that it starts
 
 import pytest
 
