@@ -138,7 +138,8 @@ def check_disk(
             os.fsync(f.fileno())
             speed = trial / (time.perf_counter() - began)
     except OSError as e: return Finding(f"{folder}: {e.strerror}", "a folder to write to", "failed", move)
-    return judge(free >= need, f"{show(free)} free in {folder}, {speed / 1e6:.0f} MB/s", f"{show(need)} free", move)
+    place = str(folder).replace(str(Path.home()), "~", 1)
+    return judge(free >= need, f"{show(free)} free in {place}, {speed / 1e6:.0f} MB/s", f"{show(need)} free", move)
 
 # %% ../nbs/55_doctor.ipynb #5f85960d
 PROCESS_MEMORY = 4e9    # bytes for one GPU process on the host: Python, CUDA's libraries, a loader

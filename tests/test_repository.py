@@ -119,3 +119,11 @@ def test_the_minutes_of_reading_are_counted():
     assert stated == counted, "run python tools/chapters.py --write"
     home = "".join("".join(c["source"]) for c in json.loads((ROOT / "nbs" / "index.ipynb").read_text())["cells"])
     for line in chapters.course_map(chapters.chapters()): assert line in home, "run python tools/chapters.py --write"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_outputs_name_no_machine(path):
+    "A stored output shows no folder of the person who ran it."
+    for cell in json.loads(path.read_text())["cells"]:
+        shown = json.dumps([o.get("text", o.get("data", {}).get("text/plain", "")) for o in cell.get("outputs", [])])
+        assert not re.search(r"/(root|home|Users|work)/", shown), shown[:500]
