@@ -615,6 +615,21 @@ def collect_matrix(self:DistMuonAdamW,
     for t in out.values(): dist.broadcast(t, owner)
     return out
 
+# %% ../nbs/60_zero2.ipynb #shard002
+@patch
+def state_shard(self:DistMuonAdamW)->dict: # "<parameter name>/<state key>", with "@<first row>" where it is some of the rows
+    "This rank's part of the state, as it lies here: the parts of all ranks are the whole, and nothing is sent."
+    if not self.rt.distributed: return self.state_tensors()
+    out = {}
+    for n, p in self.named().items():
+        b = self.bucket_of.get(id(p))
+        if isinstance(b, MatrixBucket): mine = any(p is q for q in b.own)
+        else: mine = b.rows > 0 if isinstance(b, RowBucket) else self.rt.is_main       # small tensors are the same everywhere
+        for key, t in self.state.get(p, {}).items() if mine else ():
+            rows = f"@{b.slice.start}" if isinstance(b, RowBucket) and key != "step" else ""
+            out[f"{n}/{key}{rows}"] = t
+    return out
+
 # %% ../nbs/60_zero2.ipynb #dfd3027d
 @patch
 @torch.no_grad()
