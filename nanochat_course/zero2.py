@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch, torch.distributed as dist
 from fastcore.basics import patch
 from .common import CourseError, Runtime
-from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_
+from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_, second_moment_shape
 
 # %% ../nbs/60_zero2.ipynb #42f46cc1
 def deal(
@@ -609,7 +609,7 @@ def collect_matrix(self:DistMuonAdamW,
     owner = next(r for q, r in zip(b.params, b.owners) if q is p)
     if owner == self.rt.rank: self.init_state(p, b.group)
     shapes = dict(momentum_buffer=p.shape)
-    if b.group["beta2"] is not None: shapes["second_moment"] = (len(p), 1)
+    if b.group["beta2"] is not None: shapes["second_moment"] = second_moment_shape(p.shape)
     mine = lambda key: self.state[p][key].clone()
     out = {k: mine(k) if owner == self.rt.rank else torch.empty(s, device=p.device) for k, s in shapes.items()}
     for t in out.values(): dist.broadcast(t, owner)
