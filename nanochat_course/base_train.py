@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'GENERAL', 'BaseTrainConfig', 'base_plan', 'optional_parts', 'optimizer_settings', 'build_model',
-           'validation', 'core_judge', 'speak', 'sampler', 'growth', 'pretrain', 'base_train', 'main']
+           'validation', 'core_judge', 'speak', 'sampler', 'growth', 'patience', 'pretrain', 'base_train', 'main']
 
-# %% ../nbs/32_base_train.ipynb #c0821e53
+# %% ../nbs/32_base_train.ipynb #92bce954
 from dataclasses import asdict, dataclass, fields
 import torch
 from .common import CourseError, Runtime, base_dir, corpus_dir, run_main, runtime, save_result, seed_everything
 from .tokenizer import Tokenizer
+from .corpus import arriving
 from .dataloader import DataLoader
 from .gpt import GPT, GPTConfig
 from .optim import ADAM_BY_ROLE, param_groups
@@ -192,7 +193,13 @@ def growth(
     core = {f"step {line['step']:,}": line["core"] for line in history if "core" in line}
     return {name: table for name, table in (("what it said", said), ("CORE", core)) if len(table) > 1}
 
-# %% ../nbs/32_base_train.ipynb #ddcc55fa
+# %% ../nbs/32_base_train.ipynb #c8778fce
+def patience(
+    shards,    # folder of the text
+)->float:      # minutes
+    "How long ranks wait for each other before they call one of them dead."
+    return 60. if arriving(shards) else 10.
+
 def pretrain(
     config:BaseTrainConfig, # flags
     p:Plan,                 # from `base_plan`
@@ -203,7 +210,8 @@ def pretrain(
     shards = corpus_dir(config.corpus)
     model = build_model(GPTConfig(**p.model_config()), rt)
     if config.fp8: rt.print(f"fp8: {len(convert_to_fp8(model, rt))} layers")
-    optimizer = make_optimizer(param_groups(model, **p.learning_rates(), **optimizer_settings(config)), rt)
+    groups = param_groups(model, **p.learning_rates(), **optimizer_settings(config))
+    optimizer = make_optimizer(groups, rt, patience(shards))
     compiled = compile_model(model, rt, config.compile)
     def batches(state):
         return DataLoader(tokenizer, shards, "train", p.device_batch_size, p.sequence_len, rt, state=state,
@@ -223,7 +231,7 @@ def base_train(
     config:BaseTrainConfig, # flags
 )->dict:                    # metrics of the finished run
     "Pretrain a base model. Started again, it goes on from its last checkpoint."
-    with runtime(config.device, config.dtype) as rt:
+    with runtime(config.device, config.dtype, patience(corpus_dir(config.corpus))) as rt:
         seed_everything(config.seed)
         tokenizer = Tokenizer.load(base_dir() / "tokenizer")
         p = base_plan(config, tokenizer.vocab_size, rt.world_size)

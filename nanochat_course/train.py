@@ -39,15 +39,16 @@ def clip(
     if hasattr(optimizer, "clip_grad_norm_"): return torch.as_tensor(optimizer.clip_grad_norm_(max_norm))
     return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
-# %% ../nbs/27_train.ipynb #609ffa05
+# %% ../nbs/27_train.ipynb #e4192d3f
 def set_schedule(
     optimizer,     # with `param_groups`
     values:dict,   # lr and weight_decay: multipliers; momentum: the value itself, or None to leave it
 ):
-    "Set each group's learning rate, momentum and weight decay for this step."
+    "Set each group's learning rate, momentum and weight decay for this step; AdamW's own groups keep their small decay."
     for g in optimizer.param_groups:
         for name in ("lr", "weight_decay"):
-            if name in g: g[name] = g.setdefault(f"initial_{name}", g[name]) * values.get(name, 1.)
+            if name not in g or (name == "weight_decay" and g.get("kind") == "adamw"): continue
+            g[name] = g.setdefault(f"initial_{name}", g[name]) * values.get(name, 1.)
         if "momentum" in g and values.get("momentum") is not None: g["momentum"] = values["momentum"]
 
 # %% ../nbs/27_train.ipynb #e78023d3

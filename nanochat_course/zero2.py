@@ -656,8 +656,9 @@ def gradient_bytes(self:DistMuonAdamW)->int:
 
 # %% ../nbs/60_zero2.ipynb #e89e6178
 def make_optimizer(
-    groups:list,  # parameter groups
-    rt:Runtime,   # one process or many
+    groups:list,              # parameter groups
+    rt:Runtime,               # one process or many
+    timeout_minutes:float=10, # a collective that takes longer is an error
 )->MuonAdamW:
     "The optimizer for this world: sharded where there are several ranks."
-    return DistMuonAdamW(groups, rt) if rt.distributed else MuonAdamW(groups)
+    return DistMuonAdamW(groups, rt, timeout_minutes=timeout_minutes) if rt.distributed else MuonAdamW(groups)

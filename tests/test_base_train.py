@@ -170,3 +170,14 @@ def test_the_record_in_two_processes_leaves_a_checkpoint_that_answers(folder, tm
     with torch.no_grad():
         for _ in range(12): want.append(model(torch.tensor([want]))[0, -1].argmax().item())
     assert got == want[len(ids):]
+
+
+def test_ranks_wait_longer_while_text_is_arriving(tmp_path):
+    "The download's sign of life is what the loader looks at, too."
+    from nanochat_course import corpus
+    from nanochat_course.base_train import patience
+    assert patience(tmp_path) == 10
+    (tmp_path / corpus.HEARTBEAT).touch()
+    assert patience(tmp_path) == 60
+    os.utime(tmp_path / corpus.HEARTBEAT, (time.time() - 2 * corpus.PATIENCE,) * 2)
+    assert patience(tmp_path) == 10

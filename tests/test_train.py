@@ -238,11 +238,16 @@ def test_steps_are_those_of_a_plain_loop():
 
 
 def test_schedule_sets_every_group():
+    "As upstream: the decay of the matrices falls, the small ones of AdamW's groups stay."
     a, b = torch.zeros(2, 2, requires_grad=True), torch.zeros(2, requires_grad=True)
-    o = MuonAdamW([dict(kind="muon", params=[a], lr=0.02, momentum=0.9, weight_decay=0.2), dict(kind="adamw", params=[b], lr=0.3, weight_decay=0.)])
+    o = MuonAdamW([dict(kind="muon", params=[a], lr=0.02, momentum=0.9, weight_decay=0.2), dict(kind="adamw", params=[b], lr=0.3, weight_decay=0.01)])
     for lr, m, wd in ((0.5, 0.85, 0.1), (0.1, None, 1.), (0.25, 0.95, 0.)): T.set_schedule(o, dict(lr=lr, momentum=m, weight_decay=wd))
     g, h = o.param_groups
     assert (g["lr"], g["momentum"], g["weight_decay"]) == (0.005, 0.95, 0.) and h["lr"] == 0.075 and "momentum" not in h
+    assert h["weight_decay"] == 0.01
+    plain = torch.optim.SGD([b], lr=0.1, weight_decay=0.5)
+    T.set_schedule(plain, dict(lr=1., weight_decay=0.1))
+    assert plain.param_groups[0]["weight_decay"] == pytest.approx(0.05), "torch's optimizers have one decay"
 
 
 def test_prefetch_does_not_move_the_saved_state(tmp_path):
