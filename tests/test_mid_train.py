@@ -143,6 +143,10 @@ def test_exactly_one_epoch(base):
     assert sum(int((y >= 0).any(1).sum()) for _, y, _ in loader()) == len(loader.rows)
     shorter = chat_plan(replace(SMALL, num_iterations=3, init_lr_frac=0.5), GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64), loader, CPU)
     assert shorter.num_iterations == 3 and shorter.matrix_lr == p.matrix_lr / 2
+    parts = dict(value_embeds=True, residual_scalars=True, smear=True, backout=True)
+    shape = GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64, **parts)
+    model, p = GPT(shape), chat_plan(SMALL, shape, loader, CPU)
+    assert p.flops_per_token == model.flops_per_token() and p.params["total"] == model.num_params()["total"], "the plan knows the recipe's parts"
 
 
 def test_held_out_loss_counts_each_supervised_token_once(base):
