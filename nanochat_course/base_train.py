@@ -6,7 +6,7 @@
 __all__ = ['PROMPTS', 'GENERAL', 'BaseTrainConfig', 'base_plan', 'optional_parts', 'optimizer_settings', 'build_model',
            'validation', 'core_judge', 'speak', 'sampler', 'growth', 'patience', 'pretrain', 'base_train', 'main']
 
-# %% ../nbs/32_base_train.ipynb #92bce954
+# %% ../nbs/32_base_train.ipynb #a3978c02
 from dataclasses import asdict, dataclass, fields
 import torch
 from .common import CourseError, Runtime, base_dir, corpus_dir, run_main, runtime, save_result, seed_everything
@@ -17,7 +17,7 @@ from .gpt import GPT, GPTConfig
 from .optim import ADAM_BY_ROLE, param_groups
 from .zero2 import make_optimizer
 from .scaling import Plan, plan
-from .precision import compile_model, convert_to_fp8, without_fp8
+from .precision import choose_attention, compile_model, convert_to_fp8, without_fp8
 from .checkpoint import checkpoint_dir
 from .train import LoopConfig, open_log, train
 from .evaluation import CoreItems, evaluate_bpb, evaluate_core, get_bundle, sample_texts
@@ -193,7 +193,7 @@ def growth(
     core = {f"step {line['step']:,}": line["core"] for line in history if "core" in line}
     return {name: table for name, table in (("what it said", said), ("CORE", core)) if len(table) > 1}
 
-# %% ../nbs/32_base_train.ipynb #c8778fce
+# %% ../nbs/32_base_train.ipynb #91755f3a
 def patience(
     shards,    # folder of the text
 )->float:      # minutes
@@ -210,6 +210,7 @@ def pretrain(
     shards = corpus_dir(config.corpus)
     model = build_model(GPTConfig(**p.model_config()), rt)
     if config.fp8: rt.print(f"fp8: {len(convert_to_fp8(model, rt))} layers")
+    if rt.device.type == "cuda": rt.print(choose_attention(model, rt))
     groups = param_groups(model, **p.learning_rates(), **optimizer_settings(config))
     optimizer = make_optimizer(groups, rt, patience(shards))
     compiled = compile_model(model, rt, config.compile)
