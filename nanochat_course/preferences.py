@@ -49,7 +49,7 @@ def collect_pairs(
             pairs.append(Pair(prompts[i], a.tokens, b.tokens))
     return pairs
 
-# %% ../nbs/48_preferences.ipynb #0f6e412b
+# %% ../nbs/48_preferences.ipynb #54af134b
 class RewardModel(torch.nn.Module):
     "A language model that ends in one number instead of a vocabulary."
     def __init__(self,
@@ -77,6 +77,7 @@ def answer_batch(
     device="cpu",
 )->tuple:           # ids (B, T), targets (B, T): the next token where it belongs to the answer, else -1; index of the last (B,)
     "Prompts with their answers as rows."
+    if not prompts: raise CourseError("there are no pairs to compare: collect some, or ask for more samples")
     rows = [p + a for p, a in zip(prompts, answers)]
     T = max(map(len, rows))
     ids, targets = torch.full((len(rows), T), pad), torch.full((len(rows), T), -1)
@@ -96,7 +97,7 @@ def pair_scores(
     ids, _, last = answer_batch(prompts + prompts, answers, pad, reward.body.device)
     return reward(ids, last).split(len(pairs))
 
-# %% ../nbs/48_preferences.ipynb #046c7b71
+# %% ../nbs/48_preferences.ipynb #a858a853
 def dpo_loss(
     chosen:torch.Tensor,        # (B,) log-probabilities of the preferred answers under the model
     rejected:torch.Tensor,      # (B,) of the others
@@ -105,6 +106,7 @@ def dpo_loss(
     beta:float=0.1,             # how dear it is to leave the reference
 )->torch.Tensor:                # (B,) nats
     "Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290, equation 7)."
+    if not beta > 0: raise CourseError(f"beta is {beta}: use a number above 0, small to follow the preferences far")
     return preference_loss(beta * (chosen - ref_chosen), beta * (rejected - ref_rejected))
 
 def answer_logprobs(
