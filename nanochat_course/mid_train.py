@@ -19,6 +19,7 @@ from .corpus import documents, list_shards
 from .optim import param_groups
 from .scaling import MIN_STEPS, REF_BATCH, SMALL_RUN, Plan, Schedule, memory_per_rank, plan
 from .precision import compile_model
+from .base_train import optional_parts
 from .checkpoint import checkpoint_dir, differences, latest_step, load_checkpoint, load_model, load_optimizer_tensors, step_path
 from .train import LoopConfig, open_log, train
 from .tasks import (ConversationLoader, DocumentTask, FileTask, PUBLISHED, TaskMixture, chat, make_task, mean_over_step,
@@ -198,7 +199,7 @@ def stage_plan(
     T = loader.seq_len
     return plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=T, window_pattern=shape.window_pattern,
                 aspect_ratio=shape.n_embd // shape.n_layer, head_dim=shape.head_dim, n_kv_head=shape.n_kv_head,
-                target_tokens=len(loader.rows) * T, warmup_steps=config.warmup_steps, warmdown_ratio=config.warmdown_ratio,
+                parts=optional_parts(shape), target_tokens=len(loader.rows) * T, warmup_steps=config.warmup_steps, warmdown_ratio=config.warmdown_ratio,
                 final_lr_frac=config.final_lr_frac, **kw)
 
 def chat_plan(

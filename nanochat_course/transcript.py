@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONVERSATIONS', 'hold', 'TranscriptConfig', 'transcript', 'main', 'to_markdown', 'to_text']
 
-# %% ../nbs/47_transcript.ipynb #5db533d2
+# %% ../nbs/47_transcript.ipynb #986cd2f6
 import time
 from dataclasses import dataclass
 from .chat_eval import SOURCES
@@ -63,12 +63,12 @@ def transcript(
             model, tokenizer, _ = load_model(checkpoint_dir(SOURCES[source], tag), rt)
             for talk, held in zip(talks, hold(Engine(model, tokenizer), max_tokens=config.max_tokens)): talk[source] = held
         save_result("transcript", config, rt, time.time() - start, metrics=dict(conversations=len(talks)), sources=sources, talks=talks)
-        rt.print(to_text(talks[:4], sources[-1:]))
+        if rt.is_main: rt.print(to_text(talks[:4], sources[-1:]))              # the others have held none
     return talks
 
 def main(): run_main(transcript, TranscriptConfig)
 
-# %% ../nbs/47_transcript.ipynb #4af6e8c8
+# %% ../nbs/47_transcript.ipynb #fd0523be
 def to_markdown(
     talks:list,          # as `transcript` returns them
     sources,             # whose answers to show, in this order

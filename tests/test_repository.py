@@ -109,7 +109,7 @@ def test_requirements_are_stated_and_explained():
             for module in {n.partition(".")[0] for n in names} - sys.stdlib_module_names - {"nanochat_course"}:
                 assert called.get(module, module) in stated, f"{path.name} imports {module}, which is not among the requirements"
     table = {name(cell) for row in re.findall(r"^\| ([^|]+) \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE) for cell in row.split(", ")}
-    tools = {name(r) for r in config["DEFAULT"]["dev_requirements"].split()} - {"execnb", "ghapi", "pytest-timeout"}      # parts of nbdev and of pytest
+    tools = {name(r) for r in config["DEFAULT"]["dev_requirements"].split()} - {"execnb", "ghapi", "pytest-timeout", "pytest-xdist"}      # parts of nbdev and of pytest
     assert not (stated | tools) - table, "without a reason in CONTRIBUTING.md"
 
 
