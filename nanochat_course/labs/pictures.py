@@ -31,7 +31,7 @@ def contrast(
     light, dark = sorted((luminance(a), luminance(b)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
-# %% ../../nbs/94_pictures.ipynb #6a4585db
+# %% ../../nbs/94_pictures.ipynb #fe4f44c7
 PAPER, INK, LINE = "#f7f5ef", "#1d2126", "#6b7280"      # ground, letters, borders
 LIT, PLAIN = "#ffb859", "#ffffff"                        # the part that a chapter is about; all others
 FILLS = ("#9cc9ee", "#f4b58d", "#9fdcc0", "#e6b3d0")     # one for each of four ranks, or heads
@@ -86,7 +86,10 @@ def arrow(
     style = dict(arrowstyle="-|>", mutation_scale=9, shrinkA=1, shrinkB=1, connectionstyle=f"arc3,rad={bend}")
     ax.add_patch(FancyArrowPatch(start, end, color=color, lw=width, **style))
 
-def check_lit(lit, parts):
+def check_lit(
+    lit,      # a name, or several
+    parts,    # the names that there are
+)->set:
     "The names of what is to be lit, as a set; an unknown one is a mistake."
     lit = {lit} if isinstance(lit, str) else set(lit)
     if lit - set(parts): raise CourseError(f"there is no {sorted(lit - set(parts))[0]!r} in this picture: it has {', '.join(parts)}")
@@ -117,7 +120,7 @@ def draw_pipeline(
     arrow(ax, (0.6, 0.9), (0.6, 0.62))
     label(ax, 3.7, 0.99, "the base model", 8)
 
-# %% ../../nbs/94_pictures.ipynb #6d3a3cba
+# %% ../../nbs/94_pictures.ipynb #148a8ff6
 MODEL = ("tokenizer", "embedding", "norm", "attention", "MLP", "head", "loss", "optimizer", "sampling")
 
 def draw_model(
@@ -148,7 +151,12 @@ def draw_model(
     label(ax, 5.6, 0.36, "gradients", 8.5)
     arrow(ax, (3.9, 0.42), (3.9, low - 0.08))
 
-def draw_blocks(ax, fill, low, layers):
+def draw_blocks(
+    ax,          # the sheet of `draw_model`
+    fill,        # name of a part -> its colour
+    low:float,   # where it stands, inches
+    layers:str,  # how many there are
+):
     "The stack of blocks in the middle of the model, for `draw_model`."
     for d in (0.12, 0.06, 0): box(ax, 2.71 + d, low - 0.08 + d, 2.3, 1.26, fill="#e9e6dc")
     label(ax, 3.86, low + 1.06, f"block, {layers} times", 8.5)
