@@ -31,7 +31,7 @@ def contrast(
     light, dark = sorted((luminance(a), luminance(b)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
-# %% ../../nbs/94_pictures.ipynb #fe4f44c7
+# %% ../../nbs/94_pictures.ipynb #cf090ab9
 PAPER, INK, LINE = "#f7f5ef", "#1d2126", "#6b7280"      # ground, letters, borders
 LIT, PLAIN = "#ffb859", "#ffffff"                        # the part that a chapter is about; all others
 FILLS = ("#9cc9ee", "#f4b58d", "#9fdcc0", "#e6b3d0")     # one for each of four ranks, or heads
@@ -72,7 +72,8 @@ def label(
     **settings,       # of matplotlib's text
 ):
     "Words without a box."
-    ax.text(x, y, text, **dict(ha="center", va="center_baseline", fontsize=size, color=INK, linespacing=1.15) | settings)
+    usual = dict(ha="center", va="center_baseline", fontsize=size, color=INK, linespacing=1.15)
+    ax.text(x, y, text, **usual | settings)
 
 def arrow(
     ax,               # a sheet
@@ -92,7 +93,7 @@ def check_lit(
 )->set:
     "The names of what is to be lit, as a set; an unknown one is a mistake."
     lit = {lit} if isinstance(lit, str) else set(lit)
-    if lit - set(parts): raise CourseError(f"there is no {sorted(lit - set(parts))[0]!r} in this picture: it has {', '.join(parts)}")
+    for name in sorted(lit - set(parts)): raise CourseError(f"there is no {name!r} in this picture: it has {', '.join(parts)}")
     return lit
 
 # %% ../../nbs/94_pictures.ipynb #62cd4a9f
@@ -199,7 +200,7 @@ def draw_block(
     label(ax, 5.78, 0.16, f"{C} → {4 * C} → {C}", 8.5)
     label(ax, 2.38, 0.16, "the only place where tokens meet", 8.5)
 
-# %% ../../nbs/94_pictures.ipynb #00ef7aed
+# %% ../../nbs/94_pictures.ipynb #585eddf8
 def draw_heads(
     weights:torch.Tensor,   # (H, T, T) attention weights, at most four heads
     groups:int=None,        # key-value heads; as many as heads by default
@@ -207,7 +208,8 @@ def draw_heads(
     "Heads side by side, each with its own attention map."
     H = len(weights)
     groups = groups or H
-    if H > 4 or H % groups: raise CourseError(f"{H} heads on {groups} key-value heads: this picture takes up to four heads, shared evenly")
+    if H > 4 or H % groups:
+        raise CourseError(f"{H} heads on {groups} key-value heads: this picture takes up to four heads, shared evenly")
     ax = sheet(7.4, 0.5 + 0.62 * H)
     for h in range(H):
         y = 0.3 + 0.62 * (H - 1 - h)
@@ -219,7 +221,8 @@ def draw_heads(
         arrow(ax, (4.47, y + 0.26), (5.0, y + 0.26))
         ax.add_patch(Rectangle((5.0, y - 0.05), 0.3, 0.62, fc=FILLS[h], ec=LINE, lw=1))
     share = 0.62 * H / groups                                # height of the heads that share keys and values
-    for g in range(groups): box(ax, 2.5, 0.36 + share * (groups - 1 - g), 1.05, share - 0.22, f"keys, values\n{g}", FILLS[g], 8.5)
+    for g in range(groups):
+        box(ax, 2.5, 0.36 + share * (groups - 1 - g), 1.05, share - 0.22, f"keys, values\n{g}", FILLS[g], 8.5)
     middle = 0.25 + 0.31 * H
     box(ax, 0.1, middle - 0.25, 0.85, 0.5, "stream,\nnormalised", size=8.5)
     arrow(ax, (5.3, middle), (5.7, middle))
@@ -230,7 +233,7 @@ def draw_heads(
     label(ax, 5.15, 0.14, "side by side", 8.5)
     ax.set(xlim=(0, 7.4), ylim=(0, 0.5 + 0.62 * H), aspect="auto")
 
-# %% ../../nbs/94_pictures.ipynb #73195129
+# %% ../../nbs/94_pictures.ipynb #10dc8136
 def draw_kv_cache(
     words:list,       # the tokens, prompt first
     prompt:int,       # how many of them are the prompt
@@ -251,14 +254,15 @@ def draw_kv_cache(
             fill = LIT if new else FILLS[0] if seen else "#dad7cd" if s < now else PLAIN
             ax.add_patch(Rectangle((1.6 + side * s, y), side * 0.94, 0.32, fc=fill, ec=LINE, lw=0.8))
             if s < now: label(ax, 1.6 + side * (s + 0.47), y + 0.16, words[s], 8.5)
-    keys = [(LIT, "computed now"), (FILLS[0], "read again, not computed")] + [("#dad7cd", "too far back")] * (window >= 0)
+    keys = [(LIT, "computed now"), (FILLS[0], "read again, not computed")]
+    if window >= 0: keys.append(("#dad7cd", "too far back"))
     for i, (fill, text) in enumerate([*keys, (PLAIN, "reserved")]):
         x = (0.3, 1.75, 3.85, 5.4)[i]
         ax.add_patch(Rectangle((x, 0.1), 0.18, 0.16, fc=fill, ec=LINE, lw=0.8))
         label(ax, x + 0.25, 0.18, text, 8.5, ha="left")
     label(ax, 1.6 + side * slots / 2, 0.58 + 0.42 * moments, "keys and values, a slot for each token", 8.5)
 
-# %% ../../nbs/94_pictures.ipynb #937a7438
+# %% ../../nbs/94_pictures.ipynb #3e8ffaa7
 LOOP = ("loader", "forward", "loss", "backward", "gather", "optimizer", "schedule", "checkpoint", "evaluation")
 
 def draw_loop(
@@ -269,8 +273,8 @@ def draw_loop(
     fill = lambda name: LIT if name in lit else PLAIN
     ax = sheet(7.4, 2.2)
     top, low, h = 1.5, 0.55, 0.42
-    upper = (("loader", "loader\na batch", 0.2), ("forward", "forward\nlogits", 1.7), ("loss", "loss\nhow surprised?", 3.2),
-             ("backward", "backward\ngradients", 4.95))
+    upper = (("loader", "loader\na batch", 0.2), ("forward", "forward\nlogits", 1.7), 
+             ("loss", "loss\nhow surprised?", 3.2), ("backward", "backward\ngradients", 4.95))
     for name, text, x in upper: box(ax, x, top, 1.2, h, text, fill(name), 8.5)
     for x in (1.4, 2.9, 4.4): arrow(ax, (x, top + h / 2), (x + 0.3 + 0.25 * (x > 4), top + h / 2))
     box(ax, 6.4, 1.03, 0.9, h, "gather\nranks agree", fill("gather"), 8.5)
@@ -287,7 +291,7 @@ def draw_loop(
     ax.plot([5.55, 5.55, 0.8], [low, 0.15, 0.15], color=LINE, lw=1.3)
     for x in (0.8, 2.2): arrow(ax, (x, 0.15), (x, low))
 
-# %% ../../nbs/94_pictures.ipynb #3515e2b3
+# %% ../../nbs/94_pictures.ipynb #7ceb6531
 def ring_all_reduce(
     x:torch.Tensor,   # (W, W): row r is what rank r holds, a number for each of W pieces
 )->list:              # 2W - 1 tensors (W, W): before the first step, and after each
@@ -305,7 +309,7 @@ def ring_all_reduce(
 def draw_ring(
     W:int=4,     # ranks, at most four
 ):
-    "A ring all-reduce, step by step. Rank 0's numbers are ones, rank 1's tens, and so on: a number shows whose parts are in it."
+    "A ring all-reduce, step by step. Rank 0's numbers are ones, rank 1's tens: a number shows whose parts are in it."
     if not 2 <= W <= 4: raise CourseError(f"a ring of {W} ranks: this picture takes two to four")
     states = ring_all_reduce(10.0 ** torch.arange(W)[:, None].expand(W, W))
     full, each = sum(10 ** r for r in range(W)), 7.2 / W
@@ -323,7 +327,7 @@ def draw_ring(
                 label(ax, left + (p + 0.47) * w, top - 0.395 - 0.25 * r, f"{state[r, p]:g}", 8)
     label(ax, 0.15 + 0.45 * each, 0.3 + 0.125 * W, "upper row:\nreduce-scatter\nlower row:\nall-gather", 8.5)
 
-# %% ../../nbs/94_pictures.ipynb #c52a361d
+# %% ../../nbs/94_pictures.ipynb #278f7453
 def draw_zero(
     W:int=4,     # ranks, at most four
 ):
@@ -344,9 +348,9 @@ def draw_zero(
                     x, h = left + 0.54 * k, 0.5 / W
                     fill = FILLS[piece] if there else PAPER
                     ax.add_patch(Rectangle((x, y + 0.5 - h * (piece + 1)), 0.5, h, fc=fill, ec=LINE, lw=0.6))
-    label(ax, 3.9, 0.18, "colour: which quarter of the model; empty: held by another rank" if W == 4 else "empty: held by another rank", 8.5)
+    label(ax, 3.9, 0.18, "colour: which part of the model; empty: held by another rank", 8.5)
 
-# %% ../../nbs/94_pictures.ipynb #10e73b26
+# %% ../../nbs/94_pictures.ipynb #d3984e24
 def circle_through(
     G:torch.Tensor,   # (2, 2)
     points:int=200,   # on the circle
@@ -357,7 +361,8 @@ def circle_through(
     circle = torch.stack([angle.cos(), angle.sin()], 1)
     turned = circle @ Vh.T
     stretched = turned * S
-    return {"a circle": circle, "turned (Vᵀ)": turned, f"stretched ({S[0]:.1f} and {S[1]:.1f})": stretched, "turned again (U)": stretched @ U.T}
+    by = f"stretched ({S[0]:.1f} and {S[1]:.1f})"
+    return {"a circle": circle, "turned (Vᵀ)": turned, by: stretched, "turned again (U)": stretched @ U.T}
 
 def draw_stretch(
     G:torch.Tensor,          # (2, 2)
@@ -374,7 +379,8 @@ def draw_stretch(
     for ax, (title, shape) in zip(axes, shapes.items()):
         ax.set_facecolor(PAPER)
         ax.plot(*shape.T, color="#2b6cb0", lw=1.8)
-        for i, color in zip(range(0, 200, 50), ("#c2410c", "#15803d", "#7c3aed", "#1d2126")): ax.plot(*shape[i], "o", ms=6, color=color)
+        for i, color in enumerate(("#c2410c", "#15803d", "#7c3aed", "#1d2126")):
+            ax.plot(*shape[50 * i], "o", ms=6, color=color)
         ax.set(aspect="equal", xlim=(-size, size), ylim=(-size, size), xticks=ticks, yticks=ticks)
         ax.set_title(title.replace(" (", "\n("), fontsize=9, color=INK)
         ax.set_xlabel("first coordinate", fontsize=8, color=INK)
