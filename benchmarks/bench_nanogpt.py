@@ -2,9 +2,9 @@
 
 Trains every rung of nanogpt.LADDER at depth 4 and width 128 on the documentation of the standard library, tokenised into shards:
 first with three factors on all its learning rates, so that no contender loses by a rate that was tuned for another size; then, with
-its best factor, two more seeds for the rungs that matter. The rungs take turns. Every finished run is stored at once in
-benchmarks/results/nanogpt_cpu.json; started again, the script goes on with the runs that are missing. One thread: the losses do not
-depend on how many cores are free. About eight minutes on a quiet core.
+its best factor, two more seeds for the rungs that matter, and two runs with four times the steps. The rungs take turns. Every
+finished run is stored at once in benchmarks/results/nanogpt_cpu.json; started again, the script goes on with the runs that are
+missing. One thread: the losses do not depend on how many cores are free. About eight minutes on a quiet core.
 """
 import argparse, contextlib, io, json, os, tempfile, time
 from dataclasses import asdict
@@ -23,6 +23,7 @@ SIZE = dict(depth=4, n_embd=128, sequence_len=128, steps=120)
 BATCH, VOCAB = 512, 1000                           # tokens of a step; not a multiple of 64, so that one rung can pad it
 FACTORS = {False: (3., 1., 10.), True: (1., 3., 0.3)}   # by `Recipe.muon`: AdamW's published rates are made for wider models
 MATTER = ("rotary", "muon-tuned", "modern", "untied", "shortcuts", "unet")
+LONG = ("rotary", "muon-tuned")                                       # once more, with four times the steps
 RUNGS = [rung.name for rung in LADDER if rung.name != "sharded"]    # in one process it is the rung before, bit for bit
 
 
@@ -46,34 +47,36 @@ def shards(folder):
     return folder
 
 
-def run(rung, factor, seed, folder, rt):
+def run(rung, factor, seed, steps, folder, rt):
     "One contender, one seed: its losses, seconds per step, and validation loss."
     config = NanoGPTConfig(rung=rung, data=str(folder), seed=seed, total_batch_size=BATCH, val_tokens=32768, eval_every=0, save_every=0)
-    r = resized(recipe(rung), lr_factor=factor, **SIZE)
+    r = resized(recipe(rung), lr_factor=factor, **SIZE | dict(steps=steps))
     with contextlib.redirect_stdout(io.StringIO()): done = train_recipe(r, config, rt)
     lines = [h for h in done["history"] if "loss" in h]
     losses = [h["loss"] for h in lines]
     seconds = sorted(BATCH / h["tokens_per_second"] for h in lines[1:])
-    return dict(rung=rung, factor=factor, seed=seed, val_loss=round(done["metrics"]["val_loss"], 4), loss=round(sum(losses[-10:]) / 10, 4),
+    return dict(rung=rung, factor=factor, seed=seed, steps=steps, val_loss=round(done["metrics"]["val_loss"], 4), loss=round(sum(losses[-10:]) / 10, 4),
                 seconds_per_step=round(seconds[len(seconds) // 2], 5), losses=[round(l, 4) for l in losses])
 
 
 def best_factor(runs, rung):
     "The factor whose run with seed 0 has the lowest validation loss."
-    return min((r for r in runs if r["rung"] == rung and r["seed"] == 0), key=lambda r: r["val_loss"])["factor"]
+    return min((r for r in runs if r["rung"] == rung and r["seed"] == 0 and r["steps"] == SIZE["steps"]), key=lambda r: r["val_loss"])["factor"]
 
 
 def missing(runs):
-    "The next run to do, or None: all factors with seed 0, then the best one with other seeds, rungs in turn."
-    done = {(r["rung"], round(r["factor"], 6), r["seed"]) for r in runs}
+    "The next run to do, or None: all factors with seed 0, then the best one with other seeds, rungs in turn; then two long runs."
+    done, short = {(r["rung"], r["factor"], r["seed"], r["steps"]) for r in runs}, SIZE["steps"]
     for i in range(3):
         for rung in RUNGS:
             factor = FACTORS[recipe(rung).muon][i]
-            if (rung, round(factor, 6), 0) not in done: return rung, factor, 0
+            if (rung, factor, 0, short) not in done: return rung, factor, 0, short
     for seed in (1, 2):
         for rung in MATTER:
             factor = best_factor(runs, rung)
-            if (rung, round(factor, 6), seed) not in done: return rung, factor, seed
+            if (rung, factor, seed, short) not in done: return rung, factor, seed, short
+    for rung in LONG:
+        if (rung, factor := best_factor(runs, rung), 0, 4 * short) not in done: return rung, factor, 0, 4 * short
     return None
 
 

@@ -283,3 +283,29 @@ def test_the_stored_measurement_belongs_to_this_ladder():
     for name, then in stored["recipes"].items():
         now = json.loads(json.dumps(asdict(ng.resized(ng.recipe(name), **stored["size"]))))
         assert then == now, f"{name} has changed since it was measured: run benchmarks/bench_nanogpt.py again"
+
+
+def test_the_launcher_downloads_and_trains(tmp_path):
+    "runs/nanogpt_speedrun.sh from a hub on loopback to a checkpoint, by torchrun with one process; only the environment is there already."
+    from loopback import Raw, whole
+    ids = np.cumsum(np.random.default_rng(0).choice([1, 2, 7], 6000)) % 61
+    write_shard(tmp_path / "shard", ids)
+    body = (tmp_path / "shard").read_bytes()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "runs" / "nanogpt_speedrun.sh").write_text((ROOT / "runs" / "nanogpt_speedrun.sh").read_text())
+    (tmp_path / "runs" / "setup.sh").write_text(f"VENV={tmp_path / 'venv'}\n")
+    python = tmp_path / "venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    small = {k: v for k, v in SMALL.items() if k not in ("num_iterations", "depth", "n_embd")} | dict(num_iterations=2, depth=1, n_embd=32)
+    with Raw(lambda h: whole(body)(h)) as hub:
+        env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "base"), HF_ENDPOINT=hub.url, SHARDS="2", PYTHONPATH=str(ROOT))
+        start = ["bash", str(tmp_path / "runs" / "nanogpt_speedrun.sh"), *flags(**small)]
+        refused = subprocess.run(start, env=dict(env, GPUS="3"), capture_output=True, text=True, timeout=240)
+        done = subprocess.run(start, env=dict(env, GPUS="1"), capture_output=True, text=True, timeout=240)
+    assert refused.returncode == 2 and "use 1, 2, 4 or 8" in refused.stderr
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(p.name for p in (tmp_path / "base" / "data" / "fineweb10B").glob("*.bin")) == [
+        "fineweb_train_000001.bin", "fineweb_train_000002.bin", "fineweb_val_000000.bin"]
+    assert (tmp_path / "base" / "nanogpt_checkpoints" / "untied" / "step_000002" / "model.safetensors").exists()
