@@ -121,6 +121,23 @@ class Tokenizer {
   }
 }
 
+function softmax(logits) {
+  const most = Math.max(...logits), e = logits.map(v => Math.exp(v - most)), sum = e.reduce((a, b) => a + b, 0);
+  return e.map(v => v / sum);
+}
+// The places of the n largest numbers, the largest first.
+function largest(x, n) {
+  const best = [];
+  for (let i = 0; i < x.length; i++) {
+    if (best.length === n && x[i] <= x[best[n - 1]]) continue;
+    let at = best.length;
+    while (at > 0 && x[i] > x[best[at - 1]]) at--;
+    best.splice(at, 0, i);
+    best.length = Math.min(best.length, n);
+  }
+  return best;
+}
+
 let model, tokenizer, stopped = false;
 const text = bytes => new TextDecoder().decode(new Uint8Array(bytes));
 const commands = {
@@ -147,8 +164,8 @@ const commands = {
     let logits = model.readAll(ids), count = 0;
     const begin = performance.now();
     while (count < room && !stopped) {
-      const plain = [...logits], q = probabilities(plain, temperature, k), likely = probabilities(plain, 1);
-      const id = pick(q, Math.random()), top = [...likely.keys()].sort((a, b) => likely[b] - likely[a]).slice(0, 6);
+      const likely = softmax(logits), top = largest(likely, 6);
+      const id = temperature === 0 ? top[0] : pick(probabilities([...logits], temperature, k), Math.random());
       count++;
       if (ends.includes(id)) break;
       postMessage({ token: { id, bytes: tokenizer.bytes(id), p: likely[id], top: top.map(i => [text(tokenizer.bytes(i)), likely[i]]) } });

@@ -7,7 +7,7 @@ play.fill = (node, attributes, children) => {
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
     else if (value !== undefined && value !== false) node.setAttribute(key, value);
   }
-  node.append(...children.flat().filter(child => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter(child => child !== null && child !== undefined));
   return node;
 };
 play.element = (name, attributes = {}, ...children) => play.fill(document.createElement(name), attributes, children);

@@ -54,7 +54,7 @@
 
   function draw(stage) {
     const colours = { "SGD": "var(--pink)", "AdamW": "var(--orange)", "Muon": "var(--blue)" };
-    const state = { steepness: 30, angle: 0, beta: 0.9, steps: 60, lr: { "SGD": 0.02, "AdamW": 0.2, "Muon": 0.1 } };
+    const state = { steepness: 30, angle: 30, beta: 0.9, steps: 60, lr: { "SGD": 0.02, "AdamW": 0.2, "Muon": 0.1 } };
     const picture = play.element("div"), says = play.element("p", { class: "says" });
 
     function show() {
@@ -80,7 +80,7 @@
       v => { state.lr[name] = 10 ** v; show(); });
     stage.append(play.element("div", { class: "controls" },
       play.slider("steepness", { min: 1, max: 100, value: 30 }, change("steepness")),
-      play.slider("valley turned by", { min: 0, max: 45, value: 0, show: v => `${v}°` }, change("angle")),
+      play.slider("valley turned by", { min: 0, max: 45, value: 30, show: v => `${v}°` }, change("angle")),
       play.slider("momentum", { min: 0, max: 0.98, step: 0.01, value: 0.9, show: v => v.toFixed(2) }, change("beta")),
       rate("SGD", 0.0005, 0.2), rate("AdamW", 0.005, 1), rate("Muon", 0.005, 1)), picture, says);
     show();

@@ -52,7 +52,7 @@
     function explain({ p, top }, text) {
       const shown = text => play.element("code", {}, JSON.stringify(text));
       play.replace(detail, play.element("p", { class: "says" }, shown(text), ` had probability ${(100 * p).toFixed(1)} %. The likeliest tokens at this place:`),
-        play.element("table", {}, top.map(([t, q]) => play.element("tr", {}, play.element("td", {}, shown(t)), play.element("td", { class: "n" }, `${(100 * q).toFixed(1)} %`)))));
+        play.element("table", {}, top.map(([t, q]) => play.element("tr", {}, play.element("td", {}, shown(t)), play.element("td", { class: "n" }, `${play.number(100 * q, 2)} %`)))));
     }
     async function ask(message) {
       state.messages.push({ role: "user", text: message });
