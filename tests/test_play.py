@@ -258,3 +258,13 @@ def test_a_model_that_the_page_cannot_compute_is_refused(tmp_path):
         model, tokenizer = tiny_model()
         play_data.export_model(GPT(GPTConfig(vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, n_embd=32, smear=True)), tokenizer, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_chapters_say_about_their_pictures(page):
+    "Attention: without positions the head that looked one token back no longer does. Race: of the three, AdamW alone notices that the valley is turned."
+    page.js("play.fetch('attention').then(d => window.attention = d)")
+    back = lambda base: page.js(f"play.pictures.attention.weights(attention.heads[0].q, attention.heads[0].k, {{base: {base}}}).slice(2).reduce((s, row, i) => s + row[i + 1], 0) / (attention.tokens.length - 2)")
+    assert back(10000) > 0.4 and back("null") < 0.25
+    for name, least, most in (("SGD", 0, 1e-9), ("Muon", 0, 1e-4), ("AdamW", 0.1, np.inf)):
+        straight, turned = (np.array(page.js(f"play.pictures.race.path('{name}', {{lr: 0.02, angle: {angle}, steps: 30}})")) for angle in (0, 30))
+        assert least <= np.abs(turned - straight)[:, :2].max() <= most, name
