@@ -215,7 +215,7 @@ def finish(page):
         return f'<span id="{m[1]}" style="--i:{spaces}">{m[0][m[0].index(">") + 1:]}' if spaces else m[0]
     page = re.sub(r'<span id="(cb\d+-\d+)"><a href="#cb\d+-\d+" aria-hidden="true" tabindex="-1"></a>(?:<span[^>]*>)?( *)', indent, page)
     page = re.sub(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>',
-                  r'<h\1\2 id="\3"\4>\5 <a class="anchor" href="#\3" aria-label="Link to this section">#</a></h\1>', page, flags=re.DOTALL)
+                  r'<h\1\2 id="\3"\4>\5 <a class="anchor" href="#\3" data-pagefind-ignore aria-label="Link to this section">#</a></h\1>', page, flags=re.DOTALL)
     return without_empty_headers(page)
 
 
@@ -304,11 +304,12 @@ def beside_the_chapters(paths, notebooks, index):
     return pages | extras.reference(exported_cells(paths), titles)
 
 
-def write_beside(config, notebooks, others):
+def write_beside(config, notebooks, others, index):
     "What both renderers leave to this file: scripts, redirects, files for machines, search, the model."
     about = lambda meta: (meta["title"], meta.get("description", ""))
     chapters = {Path(page).stem: about(front(nb)) for page, nb in notebooks.items()}
     extras.write_files(DOCS)
+    extras.write_names(DOCS, index)
     extras.write_redirects(DOCS, {stem: name for stem, (name, _) in chapters.items()}, config["website"])
     extras.write_for_machines(DOCS, chapters, {stem: about(meta) for stem, (meta, _) in others.items()}, config["website"])
 
@@ -329,6 +330,8 @@ def readme():
                 elif "image/png" not in o.data and "text/plain" in o.data: parts.append("```\n" + "".join(o.data["text/plain"]) + "\n```")
     text = f"# {meta.get('title')}\n\n<!-- made from nbs/index.ipynb by `make readme`; edit that -->\n\n> {meta.get('description', '')}\n\n" + "\n\n".join(parts) + "\n"
     text = re.sub(r"\]\((\d\d_\w+\.ipynb)", r"](nbs/\1", text)
+    site = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["site-url"]
+    text = re.sub(r"\]\((\w+)\.md\)", rf"]({site}/\1.html)", text).replace('<p id="progress" hidden></p>\n\n', "")
     (ROOT / "README.md").write_text(text)
 
 
@@ -357,7 +360,7 @@ def main():
     others = beside_the_chapters(numbered, notebooks, index)
     quarto = shutil.which("quarto") and not args.pandoc
     (with_quarto if quarto else with_pandoc)(config, pages, notebooks, others)
-    write_beside(config, notebooks, others)
+    write_beside(config, notebooks, others, index)
     if not quarto: print(extras.write_search(DOCS))          # Quarto has a search of its own
     if not args.no_model: print(model_line())
     if args.serve:

@@ -106,6 +106,12 @@ def write_for_machines(docs, chapters, others, site):
     (docs / "llms.txt").write_text(text, encoding="utf-8")
 
 
+def write_names(docs, index):
+    "names.json: where each public name is defined, for the search; names that several chapters define are left to the text."
+    places = {name: [f"{stem}.html#{anchor}" for stem, anchor in found.items()] for name, found in index.items() if not name.startswith("nanochat_course.")}
+    (docs / "names.json").write_text(json.dumps({name: found[0] for name, found in sorted(places.items()) if len(found) == 1}, indent=0))
+
+
 def write_search(docs):
     "The index that search.js asks, by pagefind; says what was done."
     try: import pagefind  # noqa: F401

@@ -1,6 +1,6 @@
 // Search: pagefind's index, loaded when it is first asked for; a dialog that needs no mouse.
 const search = document.getElementById("search"), query = document.getElementById("query"), found = document.getElementById("found"), told = document.getElementById("told");
-let pagefind, latest = 0;
+let pagefind, names, latest = 0;
 
 const searchButton = document.getElementById("search-open");
 searchButton.onclick = () => { search.showModal(); query.select(); };
@@ -35,6 +35,14 @@ function entry(href, title, excerpt, kind) {
   return item;
 }
 
+// Names of the package that begin like the word that was typed, an exact one first.
+async function defined(word) {
+  names ??= await (await fetch("names.json")).json();
+  if (!/^[A-Za-z_][\w.]{2,}$/.test(word)) return [];
+  const low = word.toLowerCase(), starts = Object.keys(names).filter(name => name.toLowerCase().startsWith(low));
+  return starts.sort((a, b) => a.length - b.length).slice(0, 3).map(name => entry(names[name], name, "defined here", "page name"));
+}
+
 async function look() {
   const mine = ++latest, words = query.value.trim();
   if (!words) { found.replaceChildren(); told.textContent = ""; return; }
@@ -42,10 +50,10 @@ async function look() {
     pagefind ??= await import("./pagefind/pagefind.js");
     const answer = await pagefind.debouncedSearch(words, {}, 120);
     if (!answer || mine !== latest) return;
-    const pages = await Promise.all(answer.results.slice(0, 8).map(result => result.data()));
+    const pages = await Promise.all(answer.results.slice(0, 8).map(result => result.data())), places = await defined(words);
     if (mine !== latest) return;
-    told.textContent = answer.results.length ? `${answer.results.length} page${answer.results.length > 1 ? "s" : ""}` : `Nothing found for “${words}”.`;
-    found.replaceChildren(...pages.flatMap(({ url, meta, excerpt, sub_results: parts }) => {
+    told.textContent = answer.results.length || places.length ? `${answer.results.length} page${answer.results.length > 1 ? "s" : ""}` : `Nothing found for “${words}”.`;
+    found.replaceChildren(...places, ...pages.flatMap(({ url, meta, excerpt, sub_results: parts }) => {
       const inside = parts.filter(part => part.url.includes("#")).slice(0, 3);
       return [entry(url, meta.title, inside.length ? "" : excerpt, "page"), ...inside.map(part => entry(part.url, part.title.replace(/ #$/, ""), part.excerpt, "part"))];
     }));
