@@ -4,7 +4,7 @@ Pretrains models of one to three layers for three lengths each, with the laptop 
 writes bits per byte on the whole validation share of the preset to benchmarks/results/scaling_law.json. Runs that are in the file
 already are not repeated. Needs the corpus and the tokenizer of the laptop preset (make speedrun makes them).
 """
-import argparse, os, shutil, subprocess, tempfile, time
+import argparse, itertools, os, shutil, subprocess, tempfile, time
 from pathlib import Path
 
 from nanochat_course.base_train import base_plan
@@ -27,17 +27,16 @@ source, folder, start = base_dir(), Path(tempfile.mkdtemp()), time.time()
 shutil.copytree(source / "tokenizer", folder / "tokenizer")
 os.symlink(source / "data", folder / "data")
 os.environ["NANOCHAT_COURSE_DIR"] = str(folder)
-for steps in STEPS:
-    for depth in DEPTHS:
-        if any((r["depth"], r["steps"]) == (depth, steps) for r in rows) or time.time() - start > 60 * args.minutes: continue
-        shutil.rmtree(folder / "base_checkpoints", ignore_errors=True)
-        flags = dict(shared, depth=depth, model_tag="small", num_iterations=steps)
-        subprocess.run(command_line("base_train", flags), check=True, stdout=subprocess.DEVNULL)
-        result = load_result("base_train")
-        p = base_plan(stage_config("base_train", flags), vocab)
-        rows.append(dict(depth=depth, steps=steps, parameters=p.params, tokens=steps * laptop.total_batch_size,
-                         val_bpb=result["metrics"]["val_bpb"], seconds=round(result["seconds"], 1)))
-        print(rows[-1], flush=True)
-        write_json(OUT, dict(date=time.strftime("%Y-%m-%d"), command="python benchmarks/bench_scaling_law.py", machine=machine(),
-                             rows=rows, laptop=dict(depth=laptop.depth, parameters=laptop.params, tokens=laptop.tokens)))
+for depth, steps in sorted(itertools.product(DEPTHS, STEPS), key=lambda ds: ds[0]**2 * ds[1]):                # the cheapest first
+    if any((r["depth"], r["steps"]) == (depth, steps) for r in rows) or time.time() - start > 60 * args.minutes: continue
+    shutil.rmtree(folder / "base_checkpoints", ignore_errors=True)
+    flags = dict(shared, depth=depth, model_tag="small", num_iterations=steps)
+    subprocess.run(command_line("base_train", flags), check=True, stdout=subprocess.DEVNULL)
+    result = load_result("base_train")
+    p = base_plan(stage_config("base_train", flags), vocab)
+    rows.append(dict(depth=depth, steps=steps, parameters=p.params, tokens=steps * laptop.total_batch_size,
+                     val_bpb=result["metrics"]["val_bpb"], seconds=round(result["seconds"], 1)))
+    print(rows[-1], flush=True)
+    write_json(OUT, dict(date=time.strftime("%Y-%m-%d"), command="python benchmarks/bench_scaling_law.py", machine=machine(),
+                         rows=rows, laptop=dict(depth=laptop.depth, parameters=laptop.params, tokens=laptop.tokens)))
 shutil.rmtree(folder)
