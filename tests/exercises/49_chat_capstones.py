@@ -48,7 +48,7 @@ def few(model, g): yield from replay(model, g, share=0, steps=6)
 check_stage.verify(replay, wrong=[stage, quiet, only_text, too_much, idle, few])
 
 # %%
-def proven(confidence, right, target, z=1.5, least=30):
+def proven(confidence, right, target, z=1.9, least=30):
     "The most answers for which Wilson's lower bound reaches the target; the first thirty prove nothing."
     order = confidence.argsort(descending=True)
     c, n = confidence[order], torch.arange(1, len(right) + 1)
