@@ -118,7 +118,7 @@ class MidTrainConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=42                  # order of the mixture
 
-# %% ../nbs/43_mid_train.ipynb #06231cd7
+# %% ../nbs/43_mid_train.ipynb #6a944447
 def chat_tasks(
     config,             # its mixture, and conversations of the user's
     split:str="train",  # "train" or "test"
@@ -134,7 +134,8 @@ def training_mixture(config)->TaskMixture: # as above, and how many documents
     tasks = chat_tasks(config)
     if config.documents:
         begin = config.documents_from
-        texts = islice(documents(list_shards(corpus_dir(config.corpus), "train")), begin, begin + config.documents)
+        texts = list(islice(documents(list_shards(corpus_dir(config.corpus), "train")), begin, begin + config.documents))
+        if not texts: raise CourseError(f"corpus {config.corpus} has no document number {begin:,}: lower --documents-from")
         tasks.append((DocumentTask(texts), 1))
     if not tasks: raise CourseError("there is nothing to learn: give --conversations a file, or --mixture some tasks")
     return TaskMixture(tasks, config.seed)

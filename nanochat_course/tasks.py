@@ -608,7 +608,7 @@ class MemoryTask(Task):
         if right == UNTOLD: return refuses(said)
         return states(said, right.rstrip(".").split()[-1] if "years" not in right else right.split()[2], of_oneself=False)
 
-# %% ../nbs/41_tasks.ipynb #b85a1bff
+# %% ../nbs/41_tasks.ipynb #1134358c
 ANOTHER = ("And {}?", "Now {}.", "What about {}?", "{}?", "And how about {}?", "Then {}.", "Next {}.")
 BACKWARDS = ("And backwards?", "Backwards?", "Now backwards.", "Can you spell it backwards?", "The other way round?")
 SURE = (("Are you sure?", "Really?", "Is that right?", "Is that correct?"), "I think so.")
@@ -627,7 +627,7 @@ def counted(
 
 class TalkTask(Task):
     "Conversations of one to six turns: all skills, questions that need the turn before, and what the user has told."
-    shares = dict(spelling=30, lettercount=11, docstring=17, unknownfunctions=11, unknown=9, identity=12, calculator=10, sums=5, wordproblems=5, memory=9)
+    shares = dict(spelling=42, lettercount=13, docstring=12, unknownfunctions=8, unknown=5, identity=9, calculator=6, sums=7, wordproblems=4, memory=18)
 
     def make_keys(self):
         makers = dict(spelling=SpellingTask, lettercount=LetterCountTask, docstring=DocstringTask, unknownfunctions=UnknownFunctionsTask,
@@ -655,7 +655,7 @@ class TalkTask(Task):
         if graded in self.skills: return self.skills[graded].grade(conversation, completion)
         return super().grade(conversation, completion)
 
-# %% ../nbs/41_tasks.ipynb #bef5b185
+# %% ../nbs/41_tasks.ipynb #549d2f7d
 def spoken(
     graded:str, c:dict, # a skill, and an item of it
 )->tuple:               # (skill, question, answer, what its grader needs)
@@ -686,8 +686,8 @@ def talk_spelling(self:TalkTask, rng, facts)->list:
     words = self.skills["spelling"].keys
     word = rng.choice(words)
     turns = [spoken("spelling", self.skills["spelling"].make(word, rng))]
-    while rng.random() < 0.6:
-        kind = rng.choices(("another", "backwards", "count"), (6, 2, 1))[0]
+    while rng.random() < 0.75:
+        kind = rng.choices(("another", "backwards", "count"), (7, 2, 1))[0]
         if kind == "another":
             word = rng.choice(words)
             turns.append(("spelling", rng.choice(ANOTHER).format(word), spelled(word), {}))
@@ -866,7 +866,7 @@ class TaskMixture:
     def __len__(self): return len(self.order)
     def __getitem__(self, i): t, j = self.order[i]; return self.tasks[t][j]
 
-# %% ../nbs/41_tasks.ipynb #106e2d5b
+# %% ../nbs/41_tasks.ipynb #4902518c
 TASKS = dict(identity=IdentityTask, persona=PersonaTask, docstring=DocstringTask, spelling=SpellingTask, # made by code
              lettercount=LetterCountTask, sums=HandSumsTask, wordproblems=WordProblemsTask, stories=StoryTask, calculator=CalculatorTask,
              unknownfunctions=UnknownFunctionsTask, unknown=UnknownTask, memory=MemoryTask, talk=TalkTask)
@@ -888,8 +888,8 @@ def make_task(
     return TASKS[name](split=split, **options)
 
 MIXTURES = dict( # names for mixtures: what the stages learn on a laptop, and in the real run
-    laptop_mid="talk:0.25",
-    laptop_sft="talk:0.2",
+    laptop_mid="talk:0.38",
+    laptop_sft="talk:0.18",
     mid="smoltalk:1 mmlu:1 gsm8k:1 persona:1 simplespelling:1 spellingbee:1",
     sft="smoltalk:1 mmlu:1 gsm8k:2 persona:2 simplespelling:1 spellingbee:1")
 
