@@ -655,7 +655,7 @@ class TalkTask(Task):
         if graded in self.skills: return self.skills[graded].grade(conversation, completion)
         return super().grade(conversation, completion)
 
-# %% ../nbs/41_tasks.ipynb #549d2f7d
+# %% ../nbs/41_tasks.ipynb #56187604
 def spoken(
     graded:str, c:dict, # a skill, and an item of it
 )->tuple:               # (skill, question, answer, what its grader needs)
@@ -775,9 +775,9 @@ def talk_memory(self:TalkTask, rng, facts)->list:
     memory = self.skills["memory"]
     fact, filled = memory.told(rng)
     tell, ask = ("memory", *memory.tell(fact, filled, rng), {}), ("memory", *memory.ask(fact, facts.get(fact), rng), {})
-    if rng.random() < 0.25: return [ask]                                           # of something that may never have been said
+    if rng.random() < 0.15: return [ask]                                           # of something that may never have been said
     between = []
-    for _ in range(rng.choices((0, 1, 2), (5, 3, 2))[0]):
+    for _ in range(rng.choices((0, 1, 2), (6, 3, 1))[0]):
         between += self.plain(rng.choice(("spelling", "docstring", "identity", "calculator", "unknown")), rng)
     facts[fact] = filled
     return [tell, *between, ("memory", *memory.ask(fact, filled, rng), {})]
