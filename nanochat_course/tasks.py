@@ -371,17 +371,21 @@ class DocstringTask(Task):
 
     def make(self, key, rng): return chat(*key)
 
-# %% ../nbs/41_tasks.ipynb #06ee7de4
+# %% ../nbs/41_tasks.ipynb #8d97f79f
 DENIAL = r"\b(not|never|no longer|neither|nor|isn't|wasn't|don't|doesn't|didn't|cannot|can't)\b"
 CLAIMED_NAME = r"\b(?:I am|I'm|My name is|my name is|am called|[Cc]all me|This is|I go by) ([A-Z][a-z]+)\b"
 HUMAN = r"^yes\b|\b(am|'m) (also |really |just )?(a |an )?(human|person|man|woman|alive|real|boy|girl)\b|\bi (do )?(sleep|eat|live)\b"
 
 def clauses(
     text:str,  # an answer
-)->list:       # its statements: sentences cut at commas and "but", without questions and without the mark at their end
+)->list:       # of (clause, its sentence up to there): sentences cut at commas, "but" and "and"; questions left out
     "What an answer states, piece by piece."
-    sentences = [s for s in re.findall(r"[^.!?\n]+[.!?]*", text) if not s.rstrip().endswith("?")]
-    return [c.strip(" .!") for s in sentences for c in re.split(r",|;|\bbut\b|\band\b", s) if c.strip(" .!")]
+    found = []
+    for sentence in re.findall(r"[^.!?\n]+[.!?]*", text):
+        pieces = re.split(r"(,|;|\bbut\b|\band\b)", sentence)
+        if sentence.rstrip().endswith("?"): continue
+        found += [(piece.strip(" .!"), "".join(pieces[:n + 1])) for n, piece in enumerate(pieces) if n % 2 == 0 and piece.strip(" .!")]
+    return found
 
 def states(
     text:str,            # an answer
@@ -389,11 +393,11 @@ def states(
     of_oneself:bool=True, # must the clause speak of "I" or "my", or be the fact alone?
 )->bool:                 # False if some clause denies it
     "Does an answer state this fact?"
-    found = [c for c in clauses(text) if re.search(rf"\b{re.escape(fact)}\b", c, re.IGNORECASE)]
-    if any(re.search(DENIAL, c, re.IGNORECASE) for c in found): return False
+    found = [(c, so_far) for c, so_far in clauses(text) if re.search(rf"\b{re.escape(fact)}\b", c, re.IGNORECASE)]
+    if any(re.search(DENIAL, c, re.IGNORECASE) for c, _ in found): return False
     alone = re.compile(rf"(an? |the )?{re.escape(fact)}", re.IGNORECASE)
-    spoken_of = lambda c: not of_oneself or re.search(r"\b(i|i'm|my|me|this|we)\b", c, re.IGNORECASE) or alone.fullmatch(c)
-    return any(spoken_of(c) for c in found)
+    spoken_of = lambda c, so_far: re.search(r"\b(i|i'm|my|me|this|we)\b", so_far, re.IGNORECASE) or alone.fullmatch(c)
+    return any(not of_oneself or spoken_of(c, so_far) for c, so_far in found)
 
 def says_of_itself(
     text:str,  # what a model answered
@@ -557,7 +561,7 @@ class UnknownTask(Task):
 
     def grade(self, conversation, completion): return refuses(completion)
 
-# %% ../nbs/41_tasks.ipynb #4832b8c6
+# %% ../nbs/41_tasks.ipynb #27f93d55
 PEOPLE_NAMES = tuple(dict.fromkeys(STORY_NAMES + (
     "Anna Peter Maria Tom Lisa John Sarah David Laura Michael Sophie Paul Emma Lukas Jana Felix Marta Simon Clara Henry Alice Oscar Ruth Frank Grace "
     "Daniel Helen Martin Susan Robert Linda Thomas Karen George Nancy Edward Betty Kevin Sandra Brian Ashley Jason Emily Eric Diana Stephen Amy Larry "
@@ -606,6 +610,7 @@ class MemoryTask(Task):
     def grade(self, conversation, completion):
         right, said = self.answer(conversation), visible_text(completion)
         if right == UNTOLD: return refuses(said)
+        if not right.startswith("You"): return normalise(said) == normalise(right)             # "Hello, Anna!"
         return states(said, right.rstrip(".").split()[-1] if "years" not in right else right.split()[2], of_oneself=False)
 
 # %% ../nbs/41_tasks.ipynb #1134358c
