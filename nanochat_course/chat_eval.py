@@ -103,15 +103,15 @@ def chat_core(
     centred = [(accuracies[name] - baselines[name]) / (1 - baselines[name]) for name in CHATCORE]
     return sum(centred) / len(centred)
 
-# %% ../nbs/46_chat_eval.ipynb #ef9db0ae
+# %% ../nbs/46_chat_eval.ipynb #d5cc0230
 PROBES = dict( # kind -> (skill, question, what is right): none of the questions occurs in training
     taught=(   # wordings that are taught, about words, problems, names and functions that are held out
         ("spelling", "Spell list.", "l i s t"), ("spelling", "How do you spell command?", "c o m m a n d"), ("spelling", "Please spell order.", "o r d e r"),
-        ("lettercount", "How many t are in statement?", "= 3"), ("lettercount", "Count the letter e in element.", "= 3"),
+        ("lettercount", "How many t are in statement?", "= 3"), ("lettercount", "Count the letter l in collection.", "= 2"),
         ("docstring", "Explain len.", "does len"), ("docstring", "What does str.title do?", "does str.title"), ("docstring", "What is list.remove for?", "does list.remove"),
         ("unknownfunctions", "What does uuid.bytes_le do?", "refusal"), ("unknownfunctions", "Explain set.push.", "refusal"),
         ("unknown", "Who invented the bread?", "refusal"), ("unknown", "How old is Mozart?", "refusal"),
-        ("identity", "What are you called?", "Nano"), ("identity", "Where do you come from?", "nanochat course"), ("identity", "What are you good at?", "spell"),
+        ("identity", "May I know your name?", "Nano"), ("identity", "Who is your creator?", "nanochat course"), ("identity", "What can you tell me?", "spell"),
         ("calculator", "What is 5 * 7?", "= 35"), ("calculator", "How much is 42 - 31?", "= 11"), ("calculator", "Compute 52 + 6.", "= 58"),
         ("wordproblems", "Mia has 38 coins. Mia gets 70 more. How many coins does Mia have?", "= 108"),
         ("wordproblems", "Leo has 77 eggs. Leo sells 18. How many are left?", "= 59")),

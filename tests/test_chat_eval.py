@@ -299,7 +299,7 @@ def test_probes_are_asked_with_the_answers_of_before():
     m.init_weights()
     engine = Engine(m, tokenizer)
     found = ask_probes(engine, max_tokens=3)
-    assert len(found["answers"]) == 60 and [len(t) for t in found["talks"]] == [3] * 20 and not any(a["right"] for a in found["answers"])
+    assert len(found["answers"]) == 60 and [len(t) for t in found["talks"]] == [3] * 20 and sum(a["right"] for a in found["answers"]) < 10
     first = found["talks"][0]
     prompt = tokenizer.render_for_completion(dict(messages=[dict(role="user", content=LESSONS[0][0][0]), dict(role="assistant", content=first[0]["answer"]), dict(role="user", content=LESSONS[0][1][0])]))
     assert first[1]["answer"] == engine.generate_batch([prompt], 1, 3, temperature=0.)[0].text
