@@ -242,7 +242,7 @@ def test_every_answer_of_a_talk_can_be_worked_out(talks):
             if m := re.fullmatch(r"Your name is (\w+)\.", a): assert m[1] == facts["name"]; seen["name"] += 1
             elif m := re.fullmatch(r"You(?:r cat is called| live in| like| are) (\w+)(?: years old)?\.", a): assert m[1] in facts["other"]; seen["fact"] += 1
             if a == "You have not told me." and "name" in q.lower() and "cat" not in q: assert "name" not in facts; seen["untold"] += 1
-    assert min(seen[k] for k in ("calculated", "story", "spelled", "backwards", "name", "fact", "untold")) > 20, seen
+    assert min(seen[k] for k in ("calculated", "story", "spelled", "backwards", "name", "fact", "untold")) >= 10, seen
 
 
 def test_nothing_held_out_occurs_in_a_talk(talks):
