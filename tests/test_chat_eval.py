@@ -261,7 +261,7 @@ def test_no_question_of_the_probes_is_taught():
 
 def test_what_is_right_in_a_probe_is_right():
     "Sums and counts worked out here; held-out words are spelled; names that are told come back."
-    from nanochat_course.chat_eval import LESSONS, PROBES, is_right
+    from nanochat_course.chat_eval import LESSONS, PROBES
     from nanochat_course.tasks import taught_functions
     functions = dict(taught_functions())
     for skill, q, right in (x for probes in PROBES.values() for x in probes):
@@ -289,9 +289,8 @@ def test_the_grader_of_the_probes(right, good, bad):
 
 
 def test_probes_are_asked_with_the_answers_of_before():
-    "A model that always says the same is asked; and an engine that records what it reads has each turn's own answers in it."
+    "The second turn reads the model's own first answer: the same prompt, rendered here, gets the same answer."
     from nanochat_course.chat_eval import LESSONS, ask_probes
-    read = []
     texts = [q for l in LESSONS for q, _ in l]
     tokenizer = train_bpe(texts, vocab_size=400)
     torch.manual_seed(0)

@@ -259,3 +259,14 @@ def test_own_conversations(base, capsys):
     with pytest.raises(CourseError, match="nothing to learn"): mid_train(replace(config, conversations=""))
     (base / "mine.jsonl").write_text(json.dumps(CHATS[0]) + "\n[]")
     with pytest.raises(CourseError, match="mine.jsonl line 2: "): mid_train(config)
+
+
+def test_documents_may_begin_further_on(tmp_path, monkeypatch):
+    "Documents of a mixture are those from `documents_from` on; a corpus that ends before is named."
+    from nanochat_course import mid_train as module
+    texts = [f"document {i}" for i in range(10)]
+    monkeypatch.setattr(module, "list_shards", lambda *a: texts)
+    monkeypatch.setattr(module, "documents", iter)
+    found = lambda **kw: sorted(c["text"] for c in module.training_mixture(module.MidTrainConfig(mixture="identity:0.01", **kw)) if "text" in c)
+    assert found(documents=3, documents_from=4) == texts[4:7] and found(documents=5) == texts[:5] and found(documents=0) == []
+    with pytest.raises(CourseError, match="no document number 10"): found(documents=1, documents_from=10)
