@@ -227,7 +227,7 @@ def _prune(directory, keep_last, keep): # rank 0 only; `keep` is always kept
     for step in steps[:max(0, len(steps) - keep_last)]:
         if step != keep: _remove(step_path(directory, step))
 
-# %% ../nbs/26_checkpoint.ipynb #14cdef97
+# %% ../nbs/26_checkpoint.ipynb #8984fab7
 class CheckpointWriter:
     "Writes the checkpoints of one run, each rank its part, in a thread beside the training."
     def __init__(self,
@@ -241,6 +241,8 @@ class CheckpointWriter:
         self.path = None                # of the checkpoint that is being written
         self.wrote = threading.Event()  # this rank has done its part
         self.given_up = threading.Event()
+        self.copied = threading.Event()  # from here on the weights may change
+        self.copied.set()
 
     @property
     def failed(self)->bool: # this rank could not write its part
@@ -272,7 +274,7 @@ def open_folder(self:CheckpointWriter)->tuple: # what closes it, and the hidden 
     if not name: self.agree()
     return place, self.path.with_name(name)
 
-# %% ../nbs/26_checkpoint.ipynb #90f750c1
+# %% ../nbs/26_checkpoint.ipynb #eeb43c10
 @patch
 def begin(self:CheckpointWriter,
     step:int,              # steps done
@@ -280,22 +282,32 @@ def begin(self:CheckpointWriter,
     optimizer=None,        # None writes weights only
     *,
     meta:dict,             # configuration, state of loader and loop: whatever JSON can hold
-    copy:bool=True,        # False: nobody changes the weights before `finish`
+    copy:bool=True,        # True: the weights may change once `copied` is set; False: not before `finish`
 )->Path:                   # the folder's name to be
-    "Copy what is to be written, and let a thread write it. Every rank calls."
+    "Let a thread copy and write what is to be kept. Every rank calls; wait for `copied` before the next update."
     self.finish()
     self.path, config = step_path(self.directory, step), getattr(unwrap(model), "config", None)
     meta = dict(meta, step=step, world_size=self.rt.world_size, tokenizer_sha256=tokenizer_checksum())
     if is_dataclass(config): meta["model_config"] = asdict(config)
     place, folder = self.open_folder()
-    files = {name: host_copy(tensors, self.buffers.setdefault(name, {}) if copy else None)
-             for name, tensors in self.parts(model, optimizer).items()}
+    files, at_once = self.parts(model, optimizer), self.rt.device.type != "cpu"
+    if at_once: files = self.copy_files(files, copy)
     self.rt.synchronize()
-    self.wrote.clear()
-    self.given_up.clear()
-    self.thread = threading.Thread(target=self.write, args=(place, folder, files, meta, step), name="checkpoint")
+    for event in (self.wrote, self.given_up, self.copied): event.clear()
+    work = (place, folder, files, meta, step, copy and not at_once)
+    self.thread = threading.Thread(target=self.write, args=work, name="checkpoint")
     self.thread.start()
+    if at_once or not copy: self.copied.set()
     return self.path
+
+@patch
+def copy_files(self:CheckpointWriter,
+    files:dict, # name -> tensors
+    own:bool,   # True: into memory of their own, kept for the next time
+)->dict:        # name -> tensors in main memory
+    "Copies of what will be written."
+    memory = lambda name: self.buffers.setdefault(name, {}) if own else None
+    return {name: host_copy(tensors, memory(name)) for name, tensors in files.items()}
 
 @patch
 def write(self:CheckpointWriter,
@@ -304,10 +316,13 @@ def write(self:CheckpointWriter,
     files:dict,    # name -> tensors of this rank
     meta:dict,     # of the checkpoint
     step:int,      # its number
+    copy:bool,     # copy the tensors first
 ):
     "In the thread: this rank's files, its list of checksums; on rank 0 all that makes the folder a checkpoint."
     try:
         with place:
+            files = self.copy_files(files, copy)
+            self.copied.set()
             lines = [f"{write_tensors(folder / name, tensors)}  {name}\n" for name, tensors in files.items()]
             with atomic_path(folder / part_name(SUMS, self.rt.rank, self.rt.world_size)) as tmp:
                 tmp.write_text("".join(lines))
@@ -315,7 +330,9 @@ def write(self:CheckpointWriter,
             if self.rt.is_main: self.complete(folder, meta)
         if self.rt.is_main and self.keep_last: _prune(self.directory, self.keep_last, step)
     except Exception as e: self.error = (str(e) or type(e).__name__).splitlines()[0]   # told by `agree`, on all ranks
-    finally: self.wrote.set()
+    finally:
+        self.copied.set()
+        self.wrote.set()
 
 @patch
 def complete(self:CheckpointWriter,

@@ -403,7 +403,7 @@ class Loop:
     def smooth_loss(self)->float: # nats; nan before the first step
         return self.state.ema / (1 - self.loop.smoothing**self.state.step) if self.state.step else math.nan
 
-# %% ../nbs/27_train.ipynb #b4288733
+# %% ../nbs/27_train.ipynb #889daf69
 @patch
 def one_step(self:Loop,
     stop,            # from `stop_signals`: was this rank asked to stop?
@@ -415,6 +415,7 @@ def one_step(self:Loop,
     last = step + 1 == loop.num_iterations
     losses, tokens, states = forward_backward(self.model, self.batches, self.loss_fn, loop, last)
     norm = clip(self.model, self.optimizer, loop.grad_clip) if loop.grad_clip > 0 else torch.zeros(())
+    if self.writer is not None: self.writer.copied.wait()     # a checkpoint may still be reading the weights
     self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)                # frees the memory instead of filling it with zeros
     unsaved = self.writer is not None and self.writer.failed
