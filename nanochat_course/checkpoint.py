@@ -248,6 +248,7 @@ class CheckpointWriter:
     def failed(self)->bool: # this rank could not write its part
         return bool(self.error)
 
+# %% ../nbs/26_checkpoint.ipynb #10251186
 @patch
 def parts(self:CheckpointWriter,
     model:torch.nn.Module, # compiled or not
@@ -300,6 +301,7 @@ def begin(self:CheckpointWriter,
     if at_once or not copy: self.copied.set()
     return self.path
 
+# %% ../nbs/26_checkpoint.ipynb #3c9c198f
 @patch
 def copy_files(self:CheckpointWriter,
     files:dict, # name -> tensors
@@ -334,6 +336,7 @@ def write(self:CheckpointWriter,
         self.copied.set()
         self.wrote.set()
 
+# %% ../nbs/26_checkpoint.ipynb #aff7dd9a
 @patch
 def complete(self:CheckpointWriter,
     folder:Path,   # hidden, with the files of some ranks
@@ -381,6 +384,7 @@ def close(self:CheckpointWriter,
     self.thread.join()
     self.thread = None
 
+# %% ../nbs/26_checkpoint.ipynb #5587f02b
 def save_checkpoint(
     directory,             # of one run; the checkpoint becomes `directory/step_000123`
     step:int,              # steps done
@@ -458,6 +462,7 @@ def read_parts(
     for file in sorted(f for f in listed(path) if is_part(f, name)): tensors |= _read(Path(path) / file, device)
     return join_rows(tensors)
 
+# %% ../nbs/26_checkpoint.ipynb #73c0909f
 @dataclass
 class Checkpoint:
     "One checkpoint; its tensors are read at the first use."
@@ -478,6 +483,7 @@ class Checkpoint:
     def rng(self)->dict: # "<rank>/<generator>" -> tensor
         return read_parts(self.path, RNG)
 
+# %% ../nbs/26_checkpoint.ipynb #88345811
 def load_checkpoint(
     directory,       # of one run
     step:int=None,   # None loads the newest
@@ -496,6 +502,7 @@ def load_checkpoint(
     if check: verify(path, () if optimizer else (OPTIMIZER,))
     return Checkpoint(int(path.name[5:]), read_json(path / META), path, device)
 
+# %% ../nbs/26_checkpoint.ipynb #aae7fc83
 def load_latest(
     directory,  # of one run; may be missing
     rt:Runtime, # every rank calls and gets the same step
