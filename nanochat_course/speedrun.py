@@ -24,7 +24,7 @@ from .corpus import DOWNLOAD_LOCK, HEARTBEAT, HUB, corpus_folder, full_source, r
 from .recipe import RECORD
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/52_speedrun.ipynb #bee5a0e3
+# %% ../nbs/52_speedrun.ipynb #32f02bde
 GSM8K = dict(task="gsm8k", num_samples=16, examples_per_step=16, max_new_tokens=256, top_k=50, embedding_lr=0.2, device_batch_size=32,
              eval_every=60, eval_items=400, save_every=60)                    # reinforcement learning as nanochat's
 WATCHED = dict(core_metric_every=2000, sample_every=500)                   # the model is looked at while it grows
@@ -43,9 +43,9 @@ PRESETS = {
         tok_train=dict(vocab_size=4096),
         base_train=dict(depth=4, model_tag="laptop", max_seq_len=512, target_tokens=2_200_000., total_batch_size=4096, eval_every=200, sample_every=100, save_every=50),
         base_eval=dict(model_tag="laptop"),
-        mid_train=dict(model_tag="laptop"),
-        chat_sft=dict(model_tag="laptop"),
-        chat_rl=dict(model_tag="laptop", num_iterations=72, max_new_tokens=20),
+        mid_train=dict(model_tag="laptop", documents=3400, documents_from=25_000),   # pretraining has read about 20,000
+        chat_sft=dict(model_tag="laptop", documents=1500, documents_from=30_000),
+        chat_rl=dict(model_tag="laptop", num_iterations=42, max_new_tokens=20),
         chat_eval=dict(model_tag="laptop"),
         transcript=dict(model_tag="laptop")),
     "gpu": dict(      # one GPU of 24 GB or more; downloads about 3 GB of text
