@@ -26,9 +26,11 @@ def main():
     rt, p = Runtime(detect_device(), torch.bfloat16), plan(args.depth, vocab_size=8192, sequence_len=128)
     model = build_model(GPTConfig(**p.model_config()), rt)
     optimizer = MuonAdamW(param_groups(model))
-    def step():
-        x = torch.randint(0, 8192, (1, 129), device=rt.device)
+    def backward():
+        x = torch.randint(0, 8192, (8, 129), device=rt.device)
         model(x[:, :-1], x[:, 1:]).backward()
+    def step():
+        backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         rt.synchronize()
@@ -43,7 +45,9 @@ def main():
         for i in range(args.rounds + 1):                       # in turns: what disturbs one disturbs the other
             plain.append(timed(lambda: save_checkpoint(Path(folder) / "plain", i, model, optimizer, meta={}, rt=rt)))
             start = time.perf_counter()
-            beside.append(timed(lambda: writer.begin(i, model, optimizer, meta={})))
+            begun = timed(lambda: writer.begin(i, model, optimizer, meta={}))
+            backward()                                         # reads the weights, as the thread does
+            beside.append(begun + timed(writer.copied.wait))
             writer.finish()
             whole.append(time.perf_counter() - start)
         size = sum(f.stat().st_size for f in writer.path.iterdir())

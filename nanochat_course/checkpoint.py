@@ -227,7 +227,7 @@ def _prune(directory, keep_last, keep): # rank 0 only; `keep` is always kept
     for step in steps[:max(0, len(steps) - keep_last)]:
         if step != keep: _remove(step_path(directory, step))
 
-# %% ../nbs/26_checkpoint.ipynb #14cdef97
+# %% ../nbs/26_checkpoint.ipynb #8984fab7
 class CheckpointWriter:
     "Writes the checkpoints of one run, each rank its part, in a thread beside the training."
     def __init__(self,
@@ -241,11 +241,14 @@ class CheckpointWriter:
         self.path = None                # of the checkpoint that is being written
         self.wrote = threading.Event()  # this rank has done its part
         self.given_up = threading.Event()
+        self.copied = threading.Event()  # from here on the weights may change
+        self.copied.set()
 
     @property
     def failed(self)->bool: # this rank could not write its part
         return bool(self.error)
 
+# %% ../nbs/26_checkpoint.ipynb #10251186
 @patch
 def parts(self:CheckpointWriter,
     model:torch.nn.Module, # compiled or not
@@ -272,7 +275,7 @@ def open_folder(self:CheckpointWriter)->tuple: # what closes it, and the hidden 
     if not name: self.agree()
     return place, self.path.with_name(name)
 
-# %% ../nbs/26_checkpoint.ipynb #90f750c1
+# %% ../nbs/26_checkpoint.ipynb #eeb43c10
 @patch
 def begin(self:CheckpointWriter,
     step:int,              # steps done
@@ -280,22 +283,33 @@ def begin(self:CheckpointWriter,
     optimizer=None,        # None writes weights only
     *,
     meta:dict,             # configuration, state of loader and loop: whatever JSON can hold
-    copy:bool=True,        # False: nobody changes the weights before `finish`
+    copy:bool=True,        # True: the weights may change once `copied` is set; False: not before `finish`
 )->Path:                   # the folder's name to be
-    "Copy what is to be written, and let a thread write it. Every rank calls."
+    "Let a thread copy and write what is to be kept. Every rank calls; wait for `copied` before the next update."
     self.finish()
     self.path, config = step_path(self.directory, step), getattr(unwrap(model), "config", None)
     meta = dict(meta, step=step, world_size=self.rt.world_size, tokenizer_sha256=tokenizer_checksum())
     if is_dataclass(config): meta["model_config"] = asdict(config)
     place, folder = self.open_folder()
-    files = {name: host_copy(tensors, self.buffers.setdefault(name, {}) if copy else None)
-             for name, tensors in self.parts(model, optimizer).items()}
+    files, at_once = self.parts(model, optimizer), self.rt.device.type != "cpu"
+    if at_once: files = self.copy_files(files, copy)
     self.rt.synchronize()
-    self.wrote.clear()
-    self.given_up.clear()
-    self.thread = threading.Thread(target=self.write, args=(place, folder, files, meta, step), name="checkpoint")
+    for event in (self.wrote, self.given_up, self.copied): event.clear()
+    work = (place, folder, files, meta, step, copy and not at_once)
+    self.thread = threading.Thread(target=self.write, args=work, name="checkpoint")
     self.thread.start()
+    if at_once or not copy: self.copied.set()
     return self.path
+
+# %% ../nbs/26_checkpoint.ipynb #3c9c198f
+@patch
+def copy_files(self:CheckpointWriter,
+    files:dict, # name -> tensors
+    own:bool,   # True: into memory of their own, kept for the next time
+)->dict:        # name -> tensors in main memory
+    "Copies of what will be written."
+    memory = lambda name: self.buffers.setdefault(name, {}) if own else None
+    return {name: host_copy(tensors, memory(name)) for name, tensors in files.items()}
 
 @patch
 def write(self:CheckpointWriter,
@@ -304,10 +318,13 @@ def write(self:CheckpointWriter,
     files:dict,    # name -> tensors of this rank
     meta:dict,     # of the checkpoint
     step:int,      # its number
+    copy:bool,     # copy the tensors first
 ):
     "In the thread: this rank's files, its list of checksums; on rank 0 all that makes the folder a checkpoint."
     try:
         with place:
+            files = self.copy_files(files, copy)
+            self.copied.set()
             lines = [f"{write_tensors(folder / name, tensors)}  {name}\n" for name, tensors in files.items()]
             with atomic_path(folder / part_name(SUMS, self.rt.rank, self.rt.world_size)) as tmp:
                 tmp.write_text("".join(lines))
@@ -315,8 +332,11 @@ def write(self:CheckpointWriter,
             if self.rt.is_main: self.complete(folder, meta)
         if self.rt.is_main and self.keep_last: _prune(self.directory, self.keep_last, step)
     except Exception as e: self.error = (str(e) or type(e).__name__).splitlines()[0]   # told by `agree`, on all ranks
-    finally: self.wrote.set()
+    finally:
+        self.copied.set()
+        self.wrote.set()
 
+# %% ../nbs/26_checkpoint.ipynb #aff7dd9a
 @patch
 def complete(self:CheckpointWriter,
     folder:Path,   # hidden, with the files of some ranks
@@ -364,6 +384,7 @@ def close(self:CheckpointWriter,
     self.thread.join()
     self.thread = None
 
+# %% ../nbs/26_checkpoint.ipynb #5587f02b
 def save_checkpoint(
     directory,             # of one run; the checkpoint becomes `directory/step_000123`
     step:int,              # steps done
@@ -441,6 +462,7 @@ def read_parts(
     for file in sorted(f for f in listed(path) if is_part(f, name)): tensors |= _read(Path(path) / file, device)
     return join_rows(tensors)
 
+# %% ../nbs/26_checkpoint.ipynb #73c0909f
 @dataclass
 class Checkpoint:
     "One checkpoint; its tensors are read at the first use."
@@ -461,6 +483,7 @@ class Checkpoint:
     def rng(self)->dict: # "<rank>/<generator>" -> tensor
         return read_parts(self.path, RNG)
 
+# %% ../nbs/26_checkpoint.ipynb #88345811
 def load_checkpoint(
     directory,       # of one run
     step:int=None,   # None loads the newest
@@ -479,6 +502,7 @@ def load_checkpoint(
     if check: verify(path, () if optimizer else (OPTIMIZER,))
     return Checkpoint(int(path.name[5:]), read_json(path / META), path, device)
 
+# %% ../nbs/26_checkpoint.ipynb #aae7fc83
 def load_latest(
     directory,  # of one run; may be missing
     rt:Runtime, # every rank calls and gets the same step

@@ -415,6 +415,7 @@ def one_step(self:Loop,
     last = step + 1 == loop.num_iterations
     losses, tokens, states = forward_backward(self.model, self.batches, self.loss_fn, loop, last)
     norm = clip(self.model, self.optimizer, loop.grad_clip) if loop.grad_clip > 0 else torch.zeros(())
+    if self.writer is not None: self.writer.copied.wait()     # a checkpoint may still be reading the weights
     self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)                # frees the memory instead of filling it with zeros
     unsaved = self.writer is not None and self.writer.failed

@@ -371,6 +371,7 @@ def test_what_is_written_is_what_was_there_at_the_beginning(trained, monkeypatch
         before = {k: v.clone() for k, v in (model.state_dict() | C.optimizer_tensors(optimizer, model)).items()}
         go.clear()
         writer.begin(step, model, optimizer, meta={})
+        writer.copied.wait()
         steps(model, optimizer, 2)
         assert C.latest_step(run) == step - 1, "a checkpoint shows before it is whole"
         go.set()
@@ -428,4 +429,4 @@ def test_who_does_not_train_never_touches_the_optimizers_file(tmp_path, monkeypa
     loaded, *_ = C.load_model(tmp_path / "run", RT)
     assert same(model, loaded)
     with pytest.raises(CourseError, match="optimizer.safetensors is damaged"): C.load_checkpoint(tmp_path / "run")
-    with pytest.raises(CourseError, match="optimizer.safetensors holds no tensors"): C.load_checkpoint(tmp_path / "run", check=False).optimizer_state
+    with pytest.raises(CourseError, match="optimizer.safetensors holds no tensors"): len(C.load_checkpoint(tmp_path / "run", check=False).optimizer_state)
