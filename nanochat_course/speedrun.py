@@ -9,7 +9,7 @@ __all__ = ['GSM8K', 'EXAMS', 'PRESETS', 'ORDER', 'GPUS', 'SINGLE', 'CHECKPOINTS'
            'waiting', 'run_stage', 'corpus_flags', 'enough_text', 'rest_of_the_text', 'wait_for_text', 'is_held',
            'get_core', 'SpeedrunConfig', 'begin', 'ending', 'do_stage', 'do_or_skip', 'run_stages', 'speedrun', 'main']
 
-# %% ../nbs/52_speedrun.ipynb #531b5e53
+# %% ../nbs/52_speedrun.ipynb #e1d3a79e
 import contextlib, difflib, hashlib, importlib, io, json, os, re, shutil, signal, subprocess, sys, tempfile, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from .corpus import DOWNLOAD_LOCK, HEARTBEAT, HUB, corpus_folder, full_source, r
 from .recipe import RECORD
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/52_speedrun.ipynb #bee5a0e3
+# %% ../nbs/52_speedrun.ipynb #7083a393
 GSM8K = dict(task="gsm8k", num_samples=16, examples_per_step=16, max_new_tokens=256, top_k=50, embedding_lr=0.2, device_batch_size=32,
              eval_every=60, eval_items=400, save_every=60)                    # reinforcement learning as nanochat's
 EXAMS = dict(tasks="arc_easy,arc_challenge,mmlu,gsm8k,humaneval,spellingbee", max_items=-1, max_new_tokens=512)
@@ -250,7 +250,7 @@ def set_aside(
     folders = [base_dir() / f"{CHECKPOINTS[stage]}_checkpoints" / tag] if stage in CHECKPOINTS else []
     return keep_aside(*folders, base_dir() / "report" / f"{stage}.json", base_dir() / "report" / f"{stage}.jsonl")
 
-# %% ../nbs/52_speedrun.ipynb #7a7d710d
+# %% ../nbs/52_speedrun.ipynb #wait0003
 def busy_cores(
     seconds:float=0.5, # to look for
 )->float:              # 1.0: as much work as keeps one core busy
@@ -261,7 +261,7 @@ def waiting()->dict: # environment variables
     "How a stage's threads shall wait for each other: awake, or asleep where other programs want the cores."
     return {} if busy_cores() < 0.5 else {"OMP_WAIT_POLICY": "PASSIVE"}
 
-# %% ../nbs/52_speedrun.ipynb #3caa6739
+# %% ../nbs/52_speedrun.ipynb #88be6176
 def run_stage(
     command:list[str], # from `command_line`
     lock=None,         # open file of our lock: the stage inherits it

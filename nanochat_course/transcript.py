@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONVERSATIONS', 'hold', 'TranscriptConfig', 'transcript', 'main', 'to_markdown', 'to_text']
 
-# %% ../nbs/47_transcript.ipynb #986cd2f6
+# %% ../nbs/47_transcript.ipynb #5db533d2
 import time
 from dataclasses import dataclass
 from .chat_eval import SOURCES
@@ -68,7 +68,7 @@ def transcript(
 
 def main(): run_main(transcript, TranscriptConfig)
 
-# %% ../nbs/47_transcript.ipynb #fd0523be
+# %% ../nbs/47_transcript.ipynb #4af6e8c8
 def to_markdown(
     talks:list,          # as `transcript` returns them
     sources,             # whose answers to show, in this order
