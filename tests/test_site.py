@@ -7,6 +7,9 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+import chromium
+import site_audit
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ConfigParser(delimiters=["="])
 CONFIG.read(ROOT / "settings.ini")
@@ -42,13 +45,55 @@ def checkout(folder):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     copy = checkout(tmp_path_factory.mktemp("site") / "repo")
-    done = subprocess.run([sys.executable, "tools/site/build.py", "--pandoc"], cwd=copy, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "tools/site/build.py", "--pandoc", "--no-model"], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return {p.name: Page(p.read_text()) for p in (copy / "_docs").glob("*.html")}, copy / "_docs", done.stdout + done.stderr
+    texts = {p.name: p.read_text() for p in (copy / "_docs").glob("*.html")}
+    return {n: Page(t) for n, t in texts.items() if MOVED not in t}, copy / "_docs", done.stdout + done.stderr
+
+
+MOVED = 'http-equiv="refresh"'
+OWN = {p.stem for p in (ROOT / "tools" / "site" / "pages").glob("*.md")}
 
 
 def test_a_page_for_every_notebook(pages):
-    assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} == {Path(n).stem for n in pages[0]}
+    found = {Path(n).stem for n in pages[0]}
+    assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} | OWN | {"api"} == {n for n in found if not n.startswith("api_")}
+    for page in pages[0].values():                         # each is reached from everywhere, the page for lost ones excepted
+        assert {f"{stem}.html" for stem in OWN - {"404"} | {"api"}} <= set(page.links)
+
+
+def test_chapters_are_found_without_their_numbers(pages):
+    for path in (ROOT / "nbs").glob("[0-9]*.ipynb"):
+        text = (pages[1] / f"{path.stem[3:]}.html").read_text()
+        assert MOVED in text and f'location.replace("{path.stem}.html" + location.hash)' in text and f"{SITE}/{path.stem}.html" in text
+
+
+def test_the_reference_has_every_public_name(pages):
+    import importlib
+    for path in (ROOT / "nanochat_course").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        short, page = module.removeprefix("nanochat_course."), pages[0].get("api_" + module.removeprefix("nanochat_course.").replace(".", "_") + ".html")
+        names = getattr(importlib.import_module(module), "__all__", []) if page else []
+        if path.name.startswith("_"): continue
+        functions = [n for n in names if callable(getattr(sys.modules[module], n)) and getattr(getattr(sys.modules[module], n), "__module__", "") == module
+                     and getattr(getattr(sys.modules[module], n), "__name__", "") == n]
+        assert page or not functions, module
+        for name in functions:
+            assert name in page.ids and f"nanochat_course.{short}.{name}" in "".join(page.links), f"{module}.{name}"
+    signature = re.sub(r"<[^>]+>", "", pages[0]["api_tokenizer.html"].text)
+    assert "vocab_size:int,                         # tokens in all: 256 bytes, merges, specials" in signature and "if isinstance(texts" not in signature
+
+
+def test_files_for_machines(pages):
+    folder = pages[1]
+    listed = re.findall("<loc>(.*?)</loc>", (folder / "sitemap.xml").read_text())
+    assert {url.removeprefix(SITE + "/") for url in listed} == set(pages[0]) - {"404.html"}
+    assert f"Sitemap: {SITE}/sitemap.xml" in (folder / "robots.txt").read_text()
+    llms = (folder / "llms.txt").read_text()
+    for path in (ROOT / "nbs").glob("[0-9]*.ipynb"): assert f"({SITE}/{path.stem}.html): " in llms
+    for page in pages[0].values(): assert f'property="og:image" content="{SITE}/card.png"' in page.text
+    assert (folder / "card.png").stat().st_size > 10_000
+    assert "{{the nanochat" in (folder / "cite.html").read_text() and yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == CONFIG["DEFAULT"]["version"]
 
 
 def inside(link):
@@ -165,7 +210,7 @@ project = pathlib.Path(sys.argv[2])
 config = yaml.safe_load((project / "_quarto.yml").read_text())
 out = project / config["project"]["output-dir"]
 out.mkdir()
-for path in project.glob("*.ipynb"): (out / (path.stem + ".html")).write_text("<table><tr><th></th></tr></table>")
+for path in [*project.glob("*.ipynb"), *project.glob("*.md")]: (out / (path.stem + ".html")).write_text("<table><tr><th></th></tr></table>")
 """
 
 
@@ -180,9 +225,12 @@ def test_what_quarto_is_given(tmp_path):
     (copy / "_docs").mkdir()
     (copy / "_docs" / "stale.html").write_text("an old page")
     for _ in range(2):
-        done = subprocess.run([sys.executable, "tools/site/build.py"], cwd=copy, env=env, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "tools/site/build.py", "--no-model"], cwd=copy, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert {p.name for p in (copy / "_docs").iterdir()} == {p.stem + ".html" for p in (copy / "nbs").glob("*.ipynb")}
+    given = {p.stem for p in (copy / "nbs").glob("*.ipynb")} | OWN
+    made = {p.stem for p in (copy / "_docs").glob("*.html") if MOVED not in p.read_text()}
+    assert given | {"api"} == {n for n in made if not n.startswith("api_")} and "api_tokenizer" in made
+    assert {"play", "card.png", "llms.txt", "sitemap.xml", "tokenizer.html", "names.json"} <= {p.name for p in (copy / "_docs").iterdir()}
     assert "<td></td>" in (copy / "_docs" / "index.html").read_text()
     config = yaml.safe_load((copy / "_proc" / "_quarto.yml").read_text())
     chapters = [c for part in config["website"]["sidebar"]["contents"] if isinstance(part, dict) for c in part.get("contents", [])]
@@ -202,3 +250,91 @@ def test_quarto_by_habit_is_told_what_to_type():
     assert not Path(config["output-dir"]).is_absolute() and ".." not in config["output-dir"]
     done = subprocess.run([sys.executable, config["pre-render"]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and "make docs" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def served(pages):
+    "The site under a folder, as a host of project pages serves it, and a browser."
+    if not chromium.find(): pytest.skip("needs chromium")
+    (pages[1].parent / "host").mkdir()
+    (pages[1].parent / "host" / "course").symlink_to(pages[1])
+    with site_audit.Site(pages[1].parent / "host") as address:
+        browser = site_audit.Watching()
+        browser.begin()
+        try: yield f"{address}/course", browser
+        finally: browser.close()
+
+
+def test_every_page_in_a_browser(pages):
+    "360 pixels, nothing from other hosts, no message on the console, no serious finding of axe, answers folded, at most 1 MB without figures."
+    if not chromium.find(): pytest.skip("needs chromium")
+    assert site_audit.axe(), "axe-core-python is missing"
+    rows = site_audit.audit(pages[1], sorted(pages[0]), with_axe=lambda name: not name.startswith("api_") or name == "api_gpt.html",
+                            dark=lambda name: len(name) % 2)
+    assert len(rows) == len(pages[0])
+    assert not {r["page"]: f for r in rows if (f := site_audit.faults(r))}
+
+
+def test_the_audit_sees_what_is_wrong(tmp_path):
+    "A page with one fault of each kind."
+    if not chromium.find(): pytest.skip("needs chromium")
+    (tmp_path / "bad.html").write_text("""<!doctype html><html><title>x</title><link rel="icon" href="data:,"><main><h1>a</h1><h1>b</h1><div style="width:700px">w</div>
+      <img src="missing.png"><details open><summary>Answer</summary>42</details><p style="color:#aaa">pale</p>
+      <script>fetch('http://192.0.2.1/').catch(() => 0); console.error('oops')</script><script src="big.js"></script></main></html>""")
+    (tmp_path / "big.js").write_text("// " + "x" * 1_100_000)
+    found = " ".join(site_audit.faults(site_audit.audit(tmp_path)[0]))
+    for fault in ("scrolls sideways", "without alt", "stand open", "kB without figures", "2 first headings", "foreign: http://192.0.2.1/", "console: oops", "color-contrast", "image-alt"):
+        assert fault in found, fault
+
+
+def test_search_by_keyboard(served, pages):
+    if "no search" in pages[2]: pytest.skip("pagefind is not installed")
+    address, browser = served
+    browser.size(1200, 800)
+    browser.open(f"{address}/index.html")
+    browser.wait("location.pathname.endsWith('/course/index.html') && document.readyState === 'complete'")
+    browser.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true})) ?? document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true}))")
+    browser.wait("document.getElementById('search').open && document.activeElement.id === 'query'")
+    browser.type("rotary")
+    browser.wait("document.querySelectorAll('#found li.page').length > 2")
+    assert "Attention" in browser.js("[...document.querySelectorAll('#found li.page:not(.name)')].slice(0, 3).map(li => li.querySelector('a').textContent)")
+    browser.key("ArrowDown")
+    browser.key("ArrowDown")
+    target = browser.js("document.activeElement.href")
+    assert "/course/" in target and browser.js("document.activeElement.closest('#found') !== null")
+    browser.js("document.activeElement.click()")
+    browser.wait(f"location.href === {json.dumps(target)}")
+    browser.js("document.getElementById('search-open').click()")
+    browser.type("train_bpe")
+    browser.wait("document.querySelector('#found li.name a')?.textContent === 'train_bpe'")
+    assert browser.js("document.querySelector('#found li.name a').href").endswith("10_tokenizer.html#nanochat_course.tokenizer.train_bpe")
+    browser.js("query.value = 'zzzqqq'; query.dispatchEvent(new Event('input'))")
+    browser.wait("told.textContent.startsWith('Nothing found')")
+    browser.key("Escape")
+    browser.wait("!document.getElementById('search').open")
+    assert not browser.console
+
+
+def test_ticks_are_kept(served):
+    address, browser = served
+    go = lambda page: (browser.open(f"{address}/{page}"), browser.wait(f"location.pathname.endsWith('/{page}') && document.readyState === 'complete'"))
+    go("index.html")
+    assert browser.js("document.getElementById('progress').hidden")
+    for page in ("00_first_light.html", "11_attention.html"):
+        go(page)
+        browser.js("document.getElementById('read').click()")
+        assert browser.js("document.getElementById('read').getAttribute('aria-pressed')") == "true"
+    go("index.html")
+    assert browser.js("document.getElementById('progress').textContent").startswith("You have read 2 of ")
+    assert browser.js("document.querySelector('#progress a').getAttribute('href')") == "10_tokenizer.html"
+    assert browser.js("[...document.querySelectorAll('nav.chapters a:has(.tick)')].map(a => a.getAttribute('href'))") == ["00_first_light.html", "11_attention.html"]
+    go("11_attention.html")
+    browser.js("document.getElementById('read').click()")
+    go("index.html")
+    assert browser.js("document.querySelectorAll('.tick').length") == 1
+
+
+def test_a_moved_address_keeps_its_fragment(served):
+    address, browser = served
+    browser.open(f"{address}/tokenizer.html#nanochat_course.tokenizer.train_bpe")
+    browser.wait("location.href.endsWith('/10_tokenizer.html#nanochat_course.tokenizer.train_bpe')")

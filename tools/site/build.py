@@ -2,13 +2,16 @@
 
 nbdev's processors drop hidden cells; names in backticks become links to the cell that defines them. The result goes to _proc/.
 Quarto renders that where it is installed. Elsewhere this file hands each page to pandoc as Markdown: glue, no renderer of its own.
-Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained.
+Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained. What stands beside the chapters: extras.py.
 """
-import argparse, ast, base64, functools, html, http.server, json, os, re, shutil, subprocess
+import argparse, ast, base64, functools, html, http.server, importlib.util, json, os, re, shutil, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import extras
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE, NBS, PROC, DOCS = ROOT / "tools" / "site", ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
@@ -96,7 +99,8 @@ def process(path, index):
             if anchors: cells.append(mk_cell("\n".join(anchors), "markdown"))
         for o in c.get("outputs", []): show_elsewhere(o, path.stem, index)
         cells.append(c)
-    nb.nb.cells = cells
+    scripts = extras.play_scripts("\n".join(c.source for c in cells if c.cell_type == "markdown"))
+    nb.nb.cells = cells + ([mk_cell(scripts.strip(), "markdown")] if scripts else [])
     return nb.nb
 
 
@@ -164,8 +168,12 @@ def page_markdown(nb, stem):
     text = "\n\n".join(parts)
     refs = lambda m: f"[Figure {figures[m[1]]}](#{m[1]})" if m[1] in figures else m[0]
     text = re.sub(r"(?<![\w#{])@(fig-[\w-]+)", refs, text)
-    text = re.sub(r"\]\(((?:\d\d_\w+|index))\.ipynb(#[^)]*)?\)", lambda m: f"]({m[1]}.html{m[2] or ''})", text)
-    return meta, text
+    return meta, to_html_links(text)
+
+
+def to_html_links(text):
+    "Links to notebooks and to the site's own Markdown become links to pages."
+    return re.sub(r"\]\((\d\d_\w+|\w+)\.(?:ipynb|md)(#[^)]*)?\)", lambda m: f"]({m[1]}.html{m[2] or ''})", text)
 
 
 def sidebar_pages(config):
@@ -175,7 +183,12 @@ def sidebar_pages(config):
             if (NBS / page).exists(): yield ("" if isinstance(item, str) else item["section"], page)
 
 
-def nav_html(pages, titles, here):
+def footer_pages(config):
+    "(page, text) of the pages beside the chapters, as _quarto.yml lists them for the foot of each page."
+    return [(Path(item["href"]).stem, item["text"]) for item in config["website"].get("page-footer", {}).get("center", []) if item["href"].endswith(".md")]
+
+
+def nav_html(pages, titles, here, beside):
     out, last = [], None
     for section, page in pages:
         if section != last and section: out.append(f"<h2>{html.escape(section)}</h2>")
@@ -183,6 +196,10 @@ def nav_html(pages, titles, here):
         current = ' aria-current="page"' if stem == here else ""
         number = f"<span>{stem[:2]}</span> " if stem[:2].isdigit() else ""
         out.append(f'<a href="{stem}.html"{current}>{number}{html.escape(titles[stem])}</a>')
+    out.append("<h2>Beside the chapters</h2>")
+    for stem, text in beside:
+        current = ' aria-current="page"' if stem == here or stem == "api" and here.startswith("api_") else ""
+        out.append(f'<a href="{stem}.html"{current}>{html.escape(text)}</a>')
     return "\n".join(out)
 
 
@@ -198,28 +215,33 @@ def finish(page):
         return f'<span id="{m[1]}" style="--i:{spaces}">{m[0][m[0].index(">") + 1:]}' if spaces else m[0]
     page = re.sub(r'<span id="(cb\d+-\d+)"><a href="#cb\d+-\d+" aria-hidden="true" tabindex="-1"></a>(?:<span[^>]*>)?( *)', indent, page)
     page = re.sub(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>',
-                  r'<h\1\2 id="\3"\4>\5 <a class="anchor" href="#\3" aria-label="Link to this section">#</a></h\1>', page, flags=re.DOTALL)
+                  r'<h\1\2 id="\3"\4>\5 <a class="anchor" href="#\3" data-pagefind-ignore aria-label="Link to this section">#</a></h\1>', page, flags=re.DOTALL)
     return without_empty_headers(page)
 
 
-def with_pandoc(config, pages, notebooks):
+def with_pandoc(config, pages, notebooks, others):
     import pypandoc
     pandoc = shutil.which("pandoc") or pypandoc.get_pandoc_path()
     shutil.rmtree(DOCS, ignore_errors=True)
     DOCS.mkdir()
-    for name in ("style.css", "page.js", "favicon.svg"): shutil.copy(HERE / name, DOCS / name)
+    for name in ("style.css", "page.js", "search.js", "favicon.svg"): shutil.copy(HERE / name, DOCS / name)
     texts = {Path(p).stem: page_markdown(notebooks[p], Path(p).stem) for _, p in pages}
+    order, site, beside = list(texts), config["website"], footer_pages(config)
+    texts |= {stem: (meta, to_html_links(text)) for stem, (meta, text) in others.items()}
     titles = {stem: str(meta.get("title", stem)) for stem, (meta, _) in texts.items()}
-    order, site = list(texts), config["website"]
+    search = importlib.util.find_spec("pagefind") is not None
 
     def near(i, side):
         return f'<a class="{side}" href="{order[i]}.html">{html.escape(titles[order[i]])}</a>' if 0 <= i < len(order) else ""
 
     def render(stem):
         meta, text = texts[stem]
-        i, out = order.index(stem), DOCS / f"{stem}.html"
-        variables = dict(sitetitle=site["title"], nav=nav_html(pages, titles, stem), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
-                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html")
+        i, out = order.index(stem) if stem in order else -2, DOCS / f"{stem}.html"
+        variables = dict(sitetitle=site["title"], nav=nav_html(pages, titles, stem, beside), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
+                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=f"{site['site-url']}/card.png")
+        if search: variables["search"] = "yes"
+        if stem[:2].isdigit(): variables["chapter"] = stem
+        if stem.startswith("api"): variables["reference"] = "yes"
         metadata = dict(title=titles[stem], pagetitle=f"{titles[stem]} | {site['title']}", description=meta.get("description", ""))
         args = [pandoc, "-f", READER, "-t", "html5", "--mathml", "--toc", "--toc-depth=3", "--template", str(HERE / "page.html"),
                 "--wrap=none", "--syntax-highlighting=pygments", "-o", str(out)]
@@ -230,12 +252,12 @@ def with_pandoc(config, pages, notebooks):
         out.write_text(finish(out.read_text(encoding="utf-8")), encoding="utf-8")
         return [f"{stem}: {line}" for line in done.stderr.splitlines() if line.strip()]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool: warnings = [w for ws in pool.map(render, order) for w in ws]
-    print("\n".join(warnings[:20]))
-    print(f"{len(order)} pages in {DOCS}")
+    with ThreadPoolExecutor(os.cpu_count()) as pool: warnings = [w for ws in pool.map(render, texts) for w in ws]
+    if warnings: print("\n".join(warnings[:20]))
+    print(f"{len(texts)} pages in {DOCS}")
 
 
-def with_quarto(config, pages, notebooks):
+def with_quarto(config, pages, notebooks, others):
     "The processed notebooks and the configuration go to _proc/; what Quarto makes of them there is moved to _docs/."
     from execnb.nbio import write_nb
     shutil.rmtree(PROC, ignore_errors=True)
@@ -243,17 +265,53 @@ def with_quarto(config, pages, notebooks):
     number = lambda page: {"text": f"{page[:2]} {title(notebooks[page])}", "href": page} if page[:2].isdigit() else page
     for item in config["website"]["sidebar"]["contents"]:
         if not isinstance(item, str): item["contents"] = [number(page) for page in item["contents"] if page in notebooks]
+    beside = [{"text": text, "href": f"{stem}.md"} for stem, text in footer_pages(config)]
+    config["website"]["sidebar"]["contents"].append({"section": "Beside the chapters", "contents": beside})
     config["project"].pop("pre-render")
     (PROC / "_quarto.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
     for page, nb in notebooks.items(): write_nb(nb, PROC / page)
+    for stem, (meta, text) in others.items():
+        (PROC / f"{stem}.md").write_text(f"---\n{yaml.safe_dump(meta, allow_unicode=True)}---\n{text}", encoding="utf-8")
     subprocess.run(["quarto", "render", str(PROC)], check=True)
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC / config["project"]["output-dir"], DOCS)
     for path in DOCS.glob("*.html"): path.write_text(without_empty_headers(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def title(nb):
-    return yaml.safe_load(nb.cells[0].source.strip().strip("-"))["title"]
+def front(nb):
+    "Title and description of a processed notebook."
+    return yaml.safe_load(nb.cells[0].source.strip().strip("-"))
+
+
+def title(nb): return front(nb)["title"]
+
+
+def exported_cells(paths):
+    "{module: [(notebook, source)]} of all cells that are exported."
+    found = {}
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        own = re.search(r"#\| *default_exp +([\w.]+)", text)
+        for cell in json.loads(text)["cells"]:
+            if (named := exported(cell)) is not None: found.setdefault(named or own[1], []).append((path.stem, "".join(cell["source"])))
+    return found
+
+
+def beside_the_chapters(paths, notebooks, index):
+    "{name: (front matter, Markdown)} of the site's own pages and of the reference."
+    titles = {Path(page).stem: (front(nb)["title"], front(nb)["description"]) for page, nb in notebooks.items()}
+    pages = {stem: (meta, link_names(text, stem, index) + extras.play_scripts(text)) for stem, (meta, text) in extras.own_pages().items()}
+    return pages | extras.reference(exported_cells(paths), titles)
+
+
+def write_beside(config, notebooks, others, index):
+    "What both renderers leave to this file: scripts, redirects, files for machines, search, the model."
+    about = lambda meta: (meta["title"], meta.get("description", ""))
+    chapters = {Path(page).stem: about(front(nb)) for page, nb in notebooks.items()}
+    extras.write_files(DOCS)
+    extras.write_names(DOCS, index)
+    extras.write_redirects(DOCS, {stem: name for stem, (name, _) in chapters.items()}, config["website"])
+    extras.write_for_machines(DOCS, chapters, {stem: about(meta) for stem, (meta, _) in others.items()}, config["website"])
 
 
 def readme():
@@ -272,7 +330,16 @@ def readme():
                 elif "image/png" not in o.data and "text/plain" in o.data: parts.append("```\n" + "".join(o.data["text/plain"]) + "\n```")
     text = f"# {meta.get('title')}\n\n<!-- made from nbs/index.ipynb by `make readme`; edit that -->\n\n> {meta.get('description', '')}\n\n" + "\n\n".join(parts) + "\n"
     text = re.sub(r"\]\((\d\d_\w+\.ipynb)", r"](nbs/\1", text)
+    site = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["site-url"]
+    text = re.sub(r"\]\((\w+)\.md\)", rf"]({site}/\1.html)", text).replace('<p id="progress" hidden></p>\n\n', "")
     (ROOT / "README.md").write_text(text)
+
+
+def model_line():
+    "Put the weights of the laptop's model beside the pages, where a run has left one."
+    sys.path.insert(0, str(ROOT))
+    import play_data
+    return play_data.model_for_the_page(DOCS)
 
 
 def main():
@@ -280,16 +347,22 @@ def main():
     parser.add_argument("--serve", action="store_true", help="serve _docs on the loopback address afterwards")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--readme", action="store_true", help="only write README.md")
+    parser.add_argument("--no-model", action="store_true", help="do not put a trained model beside the pages")
     parser.add_argument("--pandoc", action="store_true", help="render with pandoc even where Quarto is installed")
     args = parser.parse_args()
     os.chdir(ROOT)
     if args.readme: return readme()
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
     pages = list(sidebar_pages(config))
-    index = find_names([NBS / page for _, page in pages if page[:2].isdigit()])
+    numbered = [NBS / page for _, page in pages if page[:2].isdigit()]
+    index = find_names(numbered)
     notebooks = {page: process(NBS / page, index) for _, page in pages}
-    render = with_quarto if shutil.which("quarto") and not args.pandoc else with_pandoc
-    render(config, pages, notebooks)
+    others = beside_the_chapters(numbered, notebooks, index)
+    quarto = shutil.which("quarto") and not args.pandoc
+    (with_quarto if quarto else with_pandoc)(config, pages, notebooks, others)
+    write_beside(config, notebooks, others, index)
+    if not quarto: print(extras.write_search(DOCS))          # Quarto has a search of its own
+    if not args.no_model: print(model_line())
     if args.serve:
         handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(DOCS))
         print(f"http://127.0.0.1:{args.port}/index.html (stop with Ctrl-C)", flush=True)
