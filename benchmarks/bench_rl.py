@@ -32,7 +32,7 @@ from nanochat_course.zero2 import make_optimizer
 
 HERE = Path(__file__).resolve().parent
 CPU = Runtime(torch.device("cpu"), torch.float32)
-SFT_STEPS, STEPS, TOKENS, LARGEST = 150, 48, 18, 19
+SFT_STEPS, STEPS, TOKENS, LARGEST = 150, 32, 18, 19
 naive = Algorithm(clip=(float("inf"), float("inf")))
 
 
@@ -79,7 +79,7 @@ def laptop(args):
 def optimizer(model, share): return make_optimizer(param_groups(model, embedding_lr=.1 * share, unembedding_lr=.01 * share, matrix_lr=.01 * share), CPU)
 
 
-def lessons(tok, task, repeats=200): return lambda state: iter(ConversationLoader(tok, TaskMixture([(task, repeats)]), 16, 64, CPU)(state))
+def lessons(tok, task, repeats=25): return lambda state: iter(ConversationLoader(tok, TaskMixture([(task, repeats)]), 16, 64, CPU)(state))
 
 
 def small_sft():

@@ -8,13 +8,14 @@ __all__ = ['ALGORITHMS', 'STYLE', 'group_advantages', 'clipped_objective', 'kl_e
            'evaluate_pass', 'RolloutLoader', 'token_logprobs', 'ChatRLConfig', 'rl_tasks', 'rl_optimizer',
            'log_rollouts', 'rl_algorithm', 'rollout_loader', 'rl_steps', 'learn_from_reward', 'chat_rl', 'main']
 
-# %% ../nbs/45_chat_rl.ipynb #91351763
+# %% ../nbs/45_chat_rl.ipynb #887e4f07
 import copy, html, math, time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 import torch
 from fastcore.basics import patch
-from .common import CourseError, Runtime, base_dir, run_main, runtime, save_result, seed_everything, sha256
+from .common import CourseError, Runtime, base_dir, run_main, runtime, save_result, seed_everything
+from .common import sha256
 from .optim import param_groups
 from .zero2 import make_optimizer
 from .scaling import Schedule, plan
@@ -24,10 +25,10 @@ from .tasks import PUBLISHED, Task, make_task
 from .engine import Engine
 from .mid_train import chat_samples, find_tag, same_start
 
-# %% ../nbs/45_chat_rl.ipynb #ff3c4cc7
+# %% ../nbs/45_chat_rl.ipynb #d8c128c5
 def group_advantages(
     rewards:torch.Tensor, # (questions, samples) rewards
-    kind:str="mean",      # compared with the group's "mean", with the mean of the "others", "standardised", or with "none"
+    kind:str="mean",      # compared with: "none", the group's "mean", the mean of the "others"; or "standardised"
 )->torch.Tensor:          # (questions, samples)
     "How much better each answer was than the samples of the same question."
     n = rewards.shape[1]
@@ -64,12 +65,12 @@ def kl_estimate(
     if kind == "k3": return log_r.exp() - 1 - log_r
     raise CourseError(f"unknown estimate {kind!r} of the KL divergence: use k1, k2 or k3")
 
-# %% ../nbs/45_chat_rl.ipynb #a0619c3f
+# %% ../nbs/45_chat_rl.ipynb #4dc40e9a
 @dataclass(frozen=True)
 class Algorithm:
     "One member of the family of policy gradients."
     advantage:str="mean"   # what a reward is compared with, as in `group_advantages`
-    divide_by:str="tokens" # chosen "tokens" of the batch, each "answer" by its own, or the "limit" of an answer's length
+    divide_by:str="tokens" # chosen "tokens" of the batch, each "answer" by its own, or the "limit" of their length
     clip:tuple=None        # limits of the ratio below and above 1; None: no ratio
     kl:float=0.            # weight of the penalty for leaving the model that RL began with
     kl_kind:str="k3"       # its estimate, k2 or k3
@@ -77,25 +78,25 @@ class Algorithm:
     updates:int=1          # optimizer steps on the same answers
 
 ALGORITHMS = dict(
-    reinforce=Algorithm(),                                                     # with the group's mean: nanochat's
-    reinforce_no_baseline=Algorithm("none"),                                   # Williams 1992
-    rloo=Algorithm("others"),                                                  # Kool et al. 2019; Ahmadian et al. 2024
-    ppo=Algorithm(clip=(.2, .2)),                                              # Schulman et al. 2017, without its critic
-    grpo=Algorithm("standardised", "answer", clip=(.2, .2), kl=.04),           # Shao et al. 2024
-    dr_grpo=Algorithm("mean", "limit", clip=(.2, .2)),                         # Liu et al. 2025
-    dapo=Algorithm("standardised", clip=(.2, .28), dynamic=True),              # Yu et al. 2025, without its length penalty
+    reinforce=Algorithm(),                                               # with the group's mean: nanochat's
+    reinforce_no_baseline=Algorithm("none"),                             # Williams 1992
+    rloo=Algorithm("others"),                                            # Kool et al. 2019; Ahmadian et al. 2024
+    ppo=Algorithm(clip=(.2, .2)),                                        # Schulman et al. 2017, without its critic
+    grpo=Algorithm("standardised", "answer", clip=(.2, .2), kl=.04),     # Shao et al. 2024
+    dr_grpo=Algorithm("mean", "limit", clip=(.2, .2)),                   # Liu et al. 2025
+    dapo=Algorithm("standardised", clip=(.2, .28), dynamic=True),        # Yu et al. 2025, without its length penalty
 )
 
 def policy_gradient_loss(
     model,                 # gives per-token losses with loss_reduction="none"
     inputs:torch.Tensor,   # (B, T) prompt and answer
-    targets:tuple,         # (B, T) next tokens, -1 for what the model did not choose; (B,) advantages; a dict, see below
+    targets:tuple,         # (B, T) next tokens, -1 for what was not chosen; (B,) advantages; a dict, see below
     algorithm:Algorithm=Algorithm(), # clip and kl are read; the rest is in the advantages
 )->torch.Tensor:           # a scalar: minus the objective, per chosen token
     "The loss of all of them; the dict holds `old` and `reference` (B, T), and `scale` (B,), a weight per answer."
     targets, advantages, *more = targets
     more = more[0] if more else {}
-    logp = -model(inputs, targets, loss_reduction="none").view_as(targets)           # (B, T), zero where the target is -1
+    logp = -model(inputs, targets, loss_reduction="none").view_as(targets)       # (B, T), zero where the target is -1
     advantages = advantages[:, None]
     if algorithm.clip is None: objective = logp * advantages
     else:
@@ -106,7 +107,7 @@ def policy_gradient_loss(
         objective = objective - algorithm.kl * penalty * more.get("scale", torch.ones_like(advantages[:, 0]))[:, None]
     return -objective.sum() / (targets >= 0).sum().clamp(min=1)
 
-# %% ../nbs/45_chat_rl.ipynb #6b01d351
+# %% ../nbs/45_chat_rl.ipynb #2d982ed8
 @dataclass
 class Rollout:
     "One answer of the model, and how it was judged."
@@ -116,7 +117,7 @@ class Rollout:
     mask:list          # per token: 1 where the model chose it, 0 for the prompt and for what tools returned
     reward:float       # from the task's grader
     advantage:float=0. # how much better than its group
-    logprobs:list=field(default_factory=list) # per token: log-probability when it was sampled, 0 where the model did not choose
+    logprobs:list=field(default_factory=list) # per token: log-probability when it was sampled; 0: not chosen
 
 def roll_out(
     engine:Engine,        # of the model being trained
@@ -143,9 +144,9 @@ def roll_out(
         for r, a in zip(group, row.tolist()): r.advantage = a
     return groups
 
-# %% ../nbs/45_chat_rl.ipynb #3124396f
-STYLE = """<style>.rollouts{font-size:.85em;line-height:1.9}.rollouts code{background:none;color:inherit;padding:1px 3px;
-margin:1px;border:1px solid #7f7f7f55;border-radius:4px;white-space:pre}.rollouts .given{opacity:.6}</style>"""
+# %% ../nbs/45_chat_rl.ipynb #212d7ec3
+STYLE = """<style>.rollouts{font-size:.85em;line-height:1.9}
+.rollouts code{background:none;color:inherit;padding:1px 3px;margin:1px;border:1px solid #7f7f7f55;border-radius:4px;white-space:pre}.rollouts .given{opacity:.6}</style>"""
 
 def token_html(
     text:str,         # the token
@@ -179,10 +180,11 @@ def rollouts_html(
         ranked = sorted(group, key=lambda r: -r.advantage)
         if len(ranked) > most: ranked = ranked[:most - most // 2] + ranked[len(ranked) - most // 2:]
         right = sum(r.reward for r in group) / len(group)
-        parts.append(f"<p><b>{html.escape(group[0].question)}</b> mean reward {right:.2f}</p>" + "".join(map(line, ranked)))
+        title = f"<p><b>{html.escape(group[0].question)}</b> mean reward {right:.2f}</p>"
+        parts.append(title + "".join(map(line, ranked)))
     return f'{STYLE}<div class="rollouts">{"".join(parts)}</div>'
 
-# %% ../nbs/45_chat_rl.ipynb #cf95c187
+# %% ../nbs/45_chat_rl.ipynb #e662450e
 def width(rollouts)->int: # tokens that are read of the longest of them
     "Columns of a batch of rollouts."
     return max(len(r.tokens) for r in rollouts) - 1
@@ -192,8 +194,9 @@ def logprob_batch(
     device="cpu",
 )->torch.Tensor:              # (B, T), beside the targets of `rollout_batch`
     "The rollouts' log-probabilities, zero where the model did not choose."
-    rows = [r.logprobs[1:] + [0.] * (width(rollouts) + 1 - len(r.tokens)) for r in rollouts]
-    return torch.tensor(rows, device=device) * torch.tensor([r.mask[1:] + [0] * (width(rollouts) + 1 - len(r.tokens)) for r in rollouts], device=device)
+    T = width(rollouts)
+    rows = [[lp * m for lp, m in zip(r.logprobs[1:], r.mask[1:])] for r in rollouts]
+    return torch.tensor([row + [0.] * (T - len(row)) for row in rows], device=device)
 
 def rollout_batch(
     rollouts:list[Rollout],   # any groups, flattened
@@ -239,7 +242,7 @@ def evaluate_pass(
     *sums, count = rt.all_reduce(sums).tolist()
     return {f"pass@{k}": s / max(1, count) for k, s in zip(ks, sums)}
 
-# %% ../nbs/45_chat_rl.ipynb #fc255cec
+# %% ../nbs/45_chat_rl.ipynb #2a217049
 class RolloutLoader:
     "Batches that the model makes itself: questions in shuffled epochs, answers sampled with the current weights."
     def __init__(self,
@@ -255,16 +258,18 @@ class RolloutLoader:
         reference=None,           # the model that RL began with, for an algorithm with a penalty
     ):
         self.engine, self.task, self.rt, self.examples, self.num_samples = engine, task, rt, examples, num_samples
-        self.max_tokens, self.temperature, self.top_k, self.seed, self.on_batch = max_tokens, temperature, top_k, seed, on_batch
-        self.rows, self.algorithm, self.reference = rows, algorithm, reference
-        wanted = examples * rt.world_size
-        if wanted > len(task): raise CourseError(f"{wanted} questions a step, but the task has {len(task)}: lower --examples-per-step")
+        self.max_tokens, self.temperature, self.top_k = max_tokens, temperature, top_k
+        self.seed, self.on_batch, self.rows = seed, on_batch, rows
+        self.algorithm, self.reference = algorithm, reference
+        wanted, there = examples * rt.world_size, len(task)
+        if wanted > there: raise CourseError(f"{wanted} questions a step, but the task has {there}: lower --examples-per-step")
 
     def items(self, batch:int)->list[int]: # this rank's questions of a batch
         "Questions come in epochs, each in its own order."
         per_step = self.examples * self.rt.world_size
         epoch, i = divmod(batch, len(self.task) // per_step)
-        order = torch.randperm(len(self.task), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).tolist()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.task), generator=generator).tolist()
         return order[i * per_step:(i + 1) * per_step][self.rt.rank::self.rt.world_size]
 
     def ask(self, batch:int)->list: # groups of rollouts
@@ -386,7 +391,7 @@ def others_state(self:RolloutLoader,
     if "rollouts" not in state: return state
     return dict(batch=state["after"], step=state["first"] + state["update"])
 
-# %% ../nbs/45_chat_rl.ipynb #7ba05e0d
+# %% ../nbs/45_chat_rl.ipynb #9d545fd6
 @dataclass(frozen=True)
 class ChatRLConfig:
     "Reinforcement learning on a task that code can grade."
@@ -397,7 +402,7 @@ class ChatRLConfig:
     model_tag:str=""             # which model; empty: the one trained last
     task:str="sums"              # what is asked: a task's name, "sums" or "gsm8k" for instance
     task_data:str=""             # folder with a sub-folder for each published task; empty: they are downloaded
-    algorithm:str="reinforce"    # reinforce (with the group's mean), reinforce_no_baseline, rloo, ppo, grpo, dr_grpo or dapo
+    algorithm:str="reinforce"    # reinforce, reinforce_no_baseline, rloo, ppo, grpo, dr_grpo or dapo
     kl:float=-1.                 # weight of the penalty for leaving the SFT model; -1: the algorithm's own
     updates:int=0                # optimizer steps on the same answers; 0: the algorithm's own, one
     num_samples:int=16           # answers to each question
@@ -418,7 +423,7 @@ class ChatRLConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=0                   # of questions and samples
 
-# %% ../nbs/45_chat_rl.ipynb #086a2982
+# %% ../nbs/45_chat_rl.ipynb #cd84d13e
 def rl_tasks(
     config:ChatRLConfig,
     rt:Runtime,       # its processes share the questions of a step
@@ -447,7 +452,7 @@ def log_rollouts(
     log,              # `RunLog`
     rt:Runtime,       # the numbers are means over its processes
 ):                    # a function (optimizer step, groups), for `RolloutLoader`
-    "Note of each batch: mean reward, share of groups with both right and wrong answers, length and surprise of the answers."
+    "Note of each batch: mean reward, share of groups with right and wrong answers, length and entropy of the answers."
     def on_batch(step, groups):
         rewards = torch.tensor([[r.reward for r in g] for g in groups], device=rt.device)
         mean, mixed = rt.all_reduce(torch.stack([rewards.mean(), (rewards.std(1) > 0).float().mean()]), "mean").tolist()
@@ -456,6 +461,7 @@ def log_rollouts(
         log.log(step, reward=mean, groups_with_signal=mixed, answer_tokens=tokens / rewards.numel(), entropy=entropy)
     return on_batch
 
+# %% ../nbs/45_chat_rl.ipynb #17129d38
 def rl_algorithm(
     config:ChatRLConfig,
 )->Algorithm:         # with the penalty and the number of updates that the flags ask for
@@ -480,12 +486,13 @@ def rollout_loader(
     "What the stage learns from; call it while the model still has the weights of SFT."
     algorithm = rl_algorithm(config)
     reference = copy.deepcopy(engine.source).requires_grad_(False).eval() if algorithm.kl else None
-    loader = RolloutLoader(engine, task, rt, config.examples_per_step // rt.world_size, config.num_samples, config.max_new_tokens,
-                           config.temperature, config.top_k, config.seed, log_rollouts(log, rt), max(0, config.device_batch_size),
-                           algorithm, reference)
+    loader = RolloutLoader(engine, task, rt, config.examples_per_step // rt.world_size, config.num_samples,
+                           config.max_new_tokens, config.temperature, config.top_k, config.seed, log_rollouts(log, rt),
+                           max(0, config.device_batch_size), algorithm, reference)
     answers = loader.examples * loader.num_samples
     return loader, -(-answers // loader.rows) if loader.rows else 1
 
+# %% ../nbs/45_chat_rl.ipynb #ca25ed51
 def rl_steps(
     config:ChatRLConfig,
     task:Task,        # what is trained on
@@ -512,9 +519,11 @@ def learn_from_reward(
     optimizer = rl_optimizer(config, model, steps, rt)
     def evaluate(step):
         model.eval()
-        return evaluate_pass(engine, test, questions, rt, config.eval_samples, (1, config.eval_samples), config.max_new_tokens, seed=config.seed)
+        tries = config.eval_samples
+        return evaluate_pass(engine, test, questions, rt, tries, (1, tries), config.max_new_tokens, seed=config.seed)
     before = evaluate(0)
-    rt.print(f"chat_rl: model {tag}, {config.algorithm}, {steps} steps of {config.examples_per_step} x {config.num_samples} answers, before: {before}")
+    batch = f"{config.examples_per_step} x {config.num_samples} answers"
+    rt.print(f"chat_rl: model {tag}, {config.algorithm}, {steps} steps of {batch}, before: {before}")
     meta = dict(stage="chat_rl", config=asdict(config), data=dict(batch=config.examples_per_step * config.num_samples),
                 origin=dict(stage="chatsft", step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")))
     resume = same_start(directory, meta, rt)
@@ -526,9 +535,10 @@ def learn_from_reward(
                    loss_fn=partial(policy_gradient_loss, algorithm=algorithm), evaluate=evaluate, log=log,
                    checkpoint_dir=directory, meta=meta, resume=resume, desc="chat_rl")
     samples = chat_samples(model, tokenizer)
-    metrics = {f"{config.task} {k}": v for k, v in result["metrics"].items()} | {f"{config.task} {k} before": v for k, v in before.items()}
-    save_result("chat_rl", config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples,
-                log=str(log.path), tokens=result["tokens"])
+    metrics = {f"{config.task} {k}": v for k, v in result["metrics"].items()}
+    metrics |= {f"{config.task} {k} before": v for k, v in before.items()}
+    seconds = max(result["seconds"], time.perf_counter() - start)
+    save_result("chat_rl", config, rt, seconds, metrics=metrics, samples=samples, log=str(log.path), tokens=result["tokens"])
     return dict(metrics=metrics, samples=samples, checkpoint=str(directory), tag=tag)
 
 def chat_rl(

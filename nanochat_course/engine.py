@@ -50,7 +50,7 @@ def norm(
 @functools.cache
 def _number(x): return torch.tensor(x, device="cpu")        # made once
 
-# %% ../nbs/40_engine.ipynb #a46eb7d7
+# %% ../nbs/40_engine.ipynb #6433db80
 class Decoder:
     "A model's weights, cast once and laid out for reading tokens."
     def __init__(self,
@@ -62,10 +62,10 @@ class Decoder:
         cast = lambda *layers: linear_of(torch.cat([l.weight.detach() for l in layers]).to(dtype))
         self.embedding = norm(model.transformer.wte.weight.detach().to(dtype)).to(self.wide)
         self.windows = [b.attn.window for b in model.transformer.h]
-        self.layers = [(cast(b.attn.c_q, b.attn.c_k, b.attn.c_v), cast(b.attn.c_proj), cast(b.mlp.c_fc), cast(b.mlp.c_proj))
-                       for b in model.transformer.h]
+        parts = lambda a, m: (cast(a.c_q, a.c_k, a.c_v), cast(a.c_proj), cast(m.c_fc), cast(m.c_proj))
+        self.layers = [parts(b.attn, b.mlp) for b in model.transformer.h]
         self.head = cast(model.lm_head)
-        self.cos, self.sin = (table.to(self.wide)[:, None] for table in (model.cos, model.sin))   # (positions, 1, D), signed
+        self.cos, self.sin = (t.to(self.wide)[:, None] for t in (model.cos, model.sin))       # (positions, 1, D), signed
 
     @staticmethod
     def fits(model)->bool: # later additions to the architecture are fields that are off by default
@@ -175,7 +175,7 @@ def prefill(
     cache.lengths = lengths
     return logits, cache
 
-# %% ../nbs/40_engine.ipynb #7071c2cf
+# %% ../nbs/40_engine.ipynb #b8ac65fe
 class WindowCache:
     "A cache for one token per step whose layers keep no more than their windows see."
     def __init__(self,
@@ -185,12 +185,12 @@ class WindowCache:
         max_len:int,           # tokens a row can hold
     ):
         self.max_len, self.lengths = max_len, read.lengths[rows]
-        self.newest = read.ids[rows, self.lengths - 1]                          # (B,) for models that look at the token before
+        self.newest = read.ids[rows, self.lengths - 1]                         # (B,) for models that look one token back
         self.k, self.v = [], []                                                # per layer (B, G, places, D)
         for layer, window in enumerate(windows):
             places = max_len if window < 0 else min(max_len, window + 1)
             at = (self.lengths - 1)[:, None]                                   # (B, 1) position of the newest token
-            held = at - (at - torch.arange(places, device=at.device)) % places # (B, places) newest position of each place
+            held = at - (at - torch.arange(places, device=at.device)) % places # (B, places): newest position of each
             index = held.clamp(min=0)[:, None, :, None].expand(-1, read.k.shape[2], -1, read.k.shape[4])
             for mine, theirs in ((self.k, read.k), (self.v, read.v)): mine.append(theirs[layer, rows].gather(2, index))
 
@@ -436,7 +436,7 @@ class ToolUse:
             self.expression = None
         elif self.expression is not None: self.expression.append(token)
 
-# %% ../nbs/40_engine.ipynb #024461d2
+# %% ../nbs/40_engine.ipynb #75c2be53
 _kinds = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
 
 def to_parts(
@@ -459,7 +459,7 @@ class Generation:
     mask:list              # per new token: 1 sampled, 0 forced by a tool
     logprobs:list          # per new token: natural logarithm of its probability under the model at temperature 1; 0. for forced ones
     parts:list             # text, tool calls and tool outputs
-    stop:str               # name of the token that ended it ("assistant_end", "bos", …), "text", "max_tokens" or "context"
+    stop:str               # what ended it: a token by name ("assistant_end", …), "text", "max_tokens" or "context"
 
     @property
     def text(self)->str: # what a user sees: without tool calls and stop token
@@ -530,7 +530,7 @@ def check_settings(
     if top_k is not None and top_k < 0: raise CourseError(f"top_k is {top_k}: use 1 or more, or 0 for all tokens")
     if max_tokens is not None and max_tokens < 1: raise CourseError(f"max_tokens is {max_tokens}: use 1 or more")
 
-# %% ../nbs/40_engine.ipynb #abb68e3c
+# %% ../nbs/40_engine.ipynb #89f23110
 class Engine:
     "Generates from a model: prefill, then one token per step for all rows, with the calculator."
     def __init__(self,
@@ -540,7 +540,7 @@ class Engine:
     ):
         self.source, self.tokenizer = getattr(model, "_orig_mod", model), tokenizer
         self.dtype, self.version = dtype or self.source.dtype, None
-        own = {"<|python_start|>", "<|python_end|>"}                            # the only special tokens that do not end an answer
+        own = {"<|python_start|>", "<|python_end|>"}                           # the only ones that do not end an answer
         self.stops = {i: name.strip("<|>") for name, i in tokenizer.special_ids.items() if name not in own}
 
     def decoder(self)->Decoder:
@@ -568,7 +568,7 @@ class Engine:
         if len(seed) != n: raise CourseError(f"{len(seed)} seeds for {n} samples: give one per sample, or one number")
         return list(seed)
 
-# %% ../nbs/40_engine.ipynb #127147d5
+# %% ../nbs/40_engine.ipynb #bdc0661f
 @patch
 def rows(self:Engine,
     prompts:list,            # lists of token ids
@@ -609,11 +609,12 @@ def run(self:Engine,
         if logprobs: logp = torch.log_softmax(decoder.cap(logits), -1).gather(1, chosen[:, None])[:, 0].tolist()
         tokens = [i if r.stop else r.take(i, p, stops) for r, i, p in zip(rows, chosen.tolist(), logp)]
         for r in alive:
-            if r.stop is None and len(r.tokens) >= r.limit: r.stop = "max_tokens" if r.limit == max_tokens else "context"
+            if r.stop or len(r.tokens) < r.limit: continue
+            r.stop = "max_tokens" if r.limit == max_tokens else "context"
         yield alive
         alive = [r for r in alive if not r.stop]
         if not alive: return
-        full = max(len(r.prompt) for r in rows) + t >= cache.max_len           # a row that has ended must not outgrow the cache
+        full = max(len(r.prompt) for r in rows) + t >= cache.max_len           # an ended row must not outgrow the cache
         if full or 2 * len(alive) <= len(rows):                                # worth a copy of what stays
             keep = torch.tensor([j for j, r in enumerate(rows) if not r.stop], device=device)
             cache, u = cache.select(keep), None if u is None else u[keep]
@@ -621,7 +622,7 @@ def run(self:Engine,
         logits = decoder.read(torch.tensor(tokens, device=device)[:, None], cache)
         t += 1
 
-# %% ../nbs/40_engine.ipynb #67433c2a
+# %% ../nbs/40_engine.ipynb #af1487fa
 @patch
 def generate(self:Engine,
     tokens:list,             # the prompt, token ids
@@ -630,9 +631,9 @@ def generate(self:Engine,
     temperature:float=1.0,   # 0: always the most likely token
     top_k:int=None,          # only the k most likely tokens may come; None or 0: all
     seed=42,                 # one number, or a list of one per sample
-    stop=None,               # ids of tokens that end a row; None: <|assistant_end|>, <|bos|> and all that only others may write
+    stop=None,               # ids of tokens that end a row; None: <|assistant_end|> and all that only others may write
     until:str=None,          # a text that ends a row once it has been written
-):                           # yields per step: tokens (None for a row that has ended), masks (1 sampled, 0 forced by a tool)
+):                           # yields per step: tokens (None: the row has ended), masks (1 sampled, 0 forced by a tool)
     "Stream the tokens of all samples, step by step; a stop token is the last of its row."
     seeds = self.seeds(seed, num_samples)
     for alive in self.run([token_ids(tokens)], num_samples, max_tokens, temperature, top_k, seeds, stop, False, until):
@@ -662,5 +663,6 @@ def generate_batch(self:Engine,
         rows, own = None, seeds[i*num_samples:(i+n)*num_samples]
         for alive in self.run(prompts[i:i+n], num_samples, max_tokens, temperature, top_k, own, stop, until=until):
             rows = rows or alive
-        done += [Generation(r.prompt, r.tokens, r.mask, r.logprobs, to_parts(self.tokenizer, r.tokens), r.stop) for r in rows or []]
+        parts = lambda r: to_parts(self.tokenizer, r.tokens)
+        done += [Generation(r.prompt, r.tokens, r.mask, r.logprobs, parts(r), r.stop) for r in rows or []]
     return done

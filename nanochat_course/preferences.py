@@ -49,7 +49,7 @@ def collect_pairs(
             pairs.append(Pair(prompts[i], a.tokens, b.tokens))
     return pairs
 
-# %% ../nbs/48_preferences.ipynb #54af134b
+# %% ../nbs/48_preferences.ipynb #6d3b7de6
 class RewardModel(torch.nn.Module):
     "A language model that ends in one number instead of a vocabulary."
     def __init__(self,
@@ -75,7 +75,7 @@ def answer_batch(
     answers:list,   # lists of token ids
     pad:int,        # id to pad with; what it is does not matter
     device="cpu",
-)->tuple:           # ids (B, T), targets (B, T): the next token where it belongs to the answer, else -1; index of the last (B,)
+)->tuple:           # ids (B, T); targets (B, T): next tokens of the answer, else -1; index of the last (B,)
     "Prompts with their answers as rows."
     if not prompts: raise CourseError("there are no pairs to compare: collect some, or ask for more samples")
     rows = [p + a for p, a in zip(prompts, answers)]
@@ -97,7 +97,7 @@ def pair_scores(
     ids, _, last = answer_batch(prompts + prompts, answers, pad, reward.body.device)
     return reward(ids, last).split(len(pairs))
 
-# %% ../nbs/48_preferences.ipynb #a858a853
+# %% ../nbs/48_preferences.ipynb #444d8b97
 def dpo_loss(
     chosen:torch.Tensor,        # (B,) log-probabilities of the preferred answers under the model
     rejected:torch.Tensor,      # (B,) of the others
@@ -126,4 +126,5 @@ def pair_logprobs(
 )->tuple:           # of the chosen and of the rejected answers, (B,) each
     "Log-probabilities of both answers of each pair, in one batch."
     prompts = [p.prompt for p in pairs]
-    return answer_logprobs(model, prompts * 2, [p.chosen for p in pairs] + [p.rejected for p in pairs], pad).split(len(pairs))
+    answers = [p.chosen for p in pairs] + [p.rejected for p in pairs]
+    return answer_logprobs(model, prompts * 2, answers, pad).split(len(pairs))
