@@ -42,14 +42,16 @@ def test_every_link_leads_to_a_heading():
 
 
 def test_an_entry_is_the_sentence_of_its_first_use(tmp_path, monkeypatch):
-    text = ("# A chapter\n\n## First, *this*\n\nA word before. A **new word** (or two, cf. 3.5) is explained here: so. And after.\n\n"
+    text = ("# A chapter\n\n**You will build** a **third word**, a **fourth word**.\n\n## First, *this*\n\nA word before. A **new word** (or two, cf. 3.5) is explained here: so. And after.\n\n"
             "**Next.** is a heading. It is called a **second word**.\n\n| symbol | meaning |\n|---|---|\n| $q$ | a query |\n\n"
-            "<details>\nA **hidden word**.\n</details>\n\n## First, *this*\n\nThe **new words** again. Some **DPO** too.")
+            "<details>\nA **hidden word**.\n</details>\n\n## First, *this*\n\nThe **new words** again. Some **DPO** too. A **third word** at last.")
     cells = [dict(cell_type="markdown", source=[text], metadata={})]
     (tmp_path / "10_a.ipynb").write_text(json.dumps(dict(cells=cells)))
     monkeypatch.setattr(glossary, "NOTEBOOKS", tmp_path)
     found = [(e.term, e.said, e.link) for e in glossary.entries()]
     assert found == [("new word", "A **new word** (or two, cf. 3.5) is explained here: so.", "10_a.ipynb#first-this"),
                      ("second word", "**Next.** is a heading. It is called a **second word**.", "10_a.ipynb#first-this"),
-                     ("DPO", "Some **DPO** too.", "10_a.ipynb#first-this-1")]
+                     ("DPO", "Some **DPO** too.", "10_a.ipynb#first-this-1"),
+                     ("third word", "A **third word** at last.", "10_a.ipynb#first-this-1"),
+                     ("fourth word", "**You will build** a **third word**, a **fourth word**.", "10_a.ipynb#a-chapter")]
     assert list(glossary.symbols()) == [("$q$", "a query", "10_a", "first-this")]

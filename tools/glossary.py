@@ -26,7 +26,7 @@ SEE = {   # what else a reader may look up -> where it stands
 NO_TERMS = {   # bold for other reasons
     "not", "names", "arithmetic", "text", "check", "warning", "failed", "mask 0", "base answers nothing", "mid does most of the work", "SFT", "RL",
     "too much", "session", "lock", "heartbeat", "gradient accumulation steps", "exercises", "running", "batch", "processor time", "cgroup", "nonce",
-    "CORS", "hybrid", "AdamW by role", "plain", "lit",
+    "CORS", "hybrid", "AdamW by role", "plain", "lit", "rung", "recipe", "pairs", "clips", "control", "reward hack",
 }
 
 
@@ -106,17 +106,25 @@ def sections(path):
     yield anchor, "\n".join(lines)
 
 
-def entries():
-    "Every term of the course, in the order in which a reader meets them."
-    seen, found = set(), []
+def uses():
+    "Every use of a term in bold, as an entry, in reading order; those in a chapter's opening lines come last."
+    later = []
     for path in chapters():
         for anchor, text in sections(path):
             for match in BOLD.finditer(text):
                 term = match[1].strip().rstrip(",")
-                if not is_term(term) or term.lower().rstrip("s") in seen: continue
-                seen.add(term.lower().rstrip("s"))
-                found.append(Entry(term, sentence(text, match.start()), path.stem, anchor))
-    return found
+                if not is_term(term): continue
+                entry = Entry(term, sentence(text, match.start()), path.stem, anchor)
+                if text[text.rfind("\n\n", 0, match.start()) + 1:].lstrip().startswith("**You will build**"): later.append(entry)
+                else: yield entry
+    yield from later
+
+
+def entries():
+    "Every term of the course with its first use."
+    first = {}
+    for entry in uses(): first.setdefault(entry.term.lower().rstrip("s"), entry)
+    return list(first.values())
 
 
 def symbols():
