@@ -9,7 +9,7 @@ import torch
 
 from nanochat_course import nanogpt as ng
 from nanochat_course.common import CourseError, Runtime, read_log
-from nanochat_course.engine import Decoder, Engine, ModelDecoder
+from nanochat_course.engine import Decoder, ModelDecoder
 from nanochat_course.fineweb import write_shard
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.plan import PlanConfig, bill
