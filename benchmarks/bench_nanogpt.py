@@ -2,12 +2,13 @@
 
 Trains every rung of nanogpt.LADDER at depth 4 and width 128 on the documentation of the standard library, tokenised into shards:
 first with three factors on all its learning rates, so that no contender loses by a rate that was tuned for another size; then, with
-its best factor, two more seeds for the rungs that matter, and two runs with four times the steps. The rungs take turns. Every
-finished run is stored at once in benchmarks/results/nanogpt_cpu.json; started again, the script goes on with the runs that are
-missing. One thread: the losses do not depend on how many cores are free. About eight minutes on a quiet core.
+its best factor, two more seeds for the rungs that matter; then a control, AdamW on a later rung's model, and two runs with four
+times the steps. The rungs take turns. Every finished run is stored at once in benchmarks/results/nanogpt_cpu.json; started again,
+the script goes on with the runs that are missing. One thread: the losses do not depend on how many cores are free. About eight
+minutes on a quiet core.
 """
 import argparse, contextlib, io, json, os, tempfile, time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ BATCH, VOCAB = 512, 1000                           # tokens of a step; not a mul
 FACTORS = {False: (3., 1., 10.), True: (1., 3., 0.3)}   # by `Recipe.muon`: AdamW's published rates are made for wider models
 MATTER = ("rotary", "muon-tuned", "modern", "untied", "shortcuts", "unet")
 LONG = ("rotary", "muon-tuned")                                       # once more, with four times the steps
+CONTROL = "modern with AdamW"                                         # the same model and start, only the optimizer differs
 RUNGS = [rung.name for rung in LADDER if rung.name != "sharded"]    # in one process it is the rung before, bit for bit
 
 
@@ -47,10 +49,17 @@ def shards(folder):
     return folder
 
 
+def contender(name):
+    "The recipe of a rung, or of the control."
+    if name != CONTROL: return recipe(name)
+    adamw = {k: getattr(recipe("rotary"), k) for k in ("muon", "lr", "weight_decay", "grad_clip")}
+    return replace(recipe("modern"), **adamw)
+
+
 def run(rung, factor, seed, steps, folder, rt):
     "One contender, one seed: its losses, seconds per step, and validation loss."
-    config = NanoGPTConfig(rung=rung, data=str(folder), seed=seed, total_batch_size=BATCH, val_tokens=32768, eval_every=0, save_every=0)
-    r = resized(recipe(rung), lr_factor=factor, **SIZE | dict(steps=steps))
+    config = NanoGPTConfig(data=str(folder), seed=seed, total_batch_size=BATCH, val_tokens=32768, eval_every=0, save_every=0)
+    r = resized(contender(rung), lr_factor=factor, **SIZE | dict(steps=steps))
     with contextlib.redirect_stdout(io.StringIO()): done = train_recipe(r, config, rt)
     lines = [h for h in done["history"] if "loss" in h]
     losses = [h["loss"] for h in lines]
@@ -75,6 +84,8 @@ def missing(runs):
         for rung in MATTER:
             factor = best_factor(runs, rung)
             if (rung, factor, seed, short) not in done: return rung, factor, seed, short
+    for factor in (3., 1., 0.3):
+        if (CONTROL, factor, 0, short) not in done: return CONTROL, factor, 0, short
     for rung in LONG:
         if (rung, factor := best_factor(runs, rung), 0, 4 * short) not in done: return rung, factor, 0, 4 * short
     return None

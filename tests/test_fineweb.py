@@ -1,6 +1,5 @@
 "Files of tokens: golden bytes, damaged files, memory, the same rows for any number of ranks, the writer, the download."
 import itertools, json, struct, subprocess, sys
-from pathlib import Path
 
 import numpy as np
 import pytest
