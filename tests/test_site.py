@@ -293,7 +293,7 @@ def test_search_by_keyboard(served, pages):
     browser.size(1200, 800)
     browser.open(f"{address}/index.html")
     browser.wait("location.pathname.endsWith('/course/index.html') && document.readyState === 'complete'")
-    browser.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true})) ?? document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true}))")
+    browser.js("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true}))")
     browser.wait("document.getElementById('search').open && document.activeElement.id === 'query'")
     browser.type("rotary")
     browser.wait("document.querySelectorAll('#found li.page').length > 2")

@@ -5,7 +5,7 @@ let pagefind, names, latest = 0;
 const searchButton = document.getElementById("search-open");
 searchButton.onclick = () => { search.showModal(); query.select(); };
 document.addEventListener("keydown", event => {
-  const writing = event.target.closest("input, textarea, select, [contenteditable]");
+  const writing = event.target.closest?.("input, textarea, select, [contenteditable]");
   if (!search.open && ((event.key === "/" && !writing) || (event.key === "k" && (event.ctrlKey || event.metaKey)))) {
     event.preventDefault();
     searchButton.click();
