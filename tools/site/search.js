@@ -13,6 +13,7 @@ document.addEventListener("keydown", event => {
 });
 search.addEventListener("click", event => { if (event.target === search) search.close(); });
 search.addEventListener("keydown", event => {
+  if (event.key === "Escape") search.close();             // at once, also where the field is not empty
   if (!["ArrowDown", "ArrowUp"].includes(event.key)) return;
   event.preventDefault();
   const links = [query, ...found.querySelectorAll("a")], at = links.indexOf(document.activeElement);
