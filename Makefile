@@ -69,8 +69,9 @@ test-sync: setup
 lint: setup
 	$(BIN)/ruff check .
 
+# Two files at a time, each in a process of its own with one thread.
 test-py: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Not part of `make test`: pip installs the wheel and its requirements into a fresh environment, without links.
 test-install: setup

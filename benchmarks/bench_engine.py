@@ -1,15 +1,18 @@
-"""Tokens a second of the engine, of generation without a cache, and of nanochat's engine, in one run.
+"""Tokens a second and time to the first token of the engine, of generation without a cache, of nanochat's engine and of transformers.
 
-    python benchmarks/bench_engine.py [--nanochat FOLDER] [--threads N] [--tokens 128] [--rounds 5] [--out FILE.json]
+    python benchmarks/bench_engine.py [--nanochat FOLDER] [--transformers] [--threads N] [--tokens 128] [--rounds 5] [--out FILE.json]
 
 Random weights, depth 4, width 256, vocabulary 4,096, head size 128 as nanochat has it, prompt of 16 tokens; no token ends a row.
-Each variant has a process of its own; the figure is the fastest of the rounds, prefill included. FOLDER is a checkout of nanochat.
+Ours and transformers.generate have the same weights, exported by export.to_hf. Each variant has a process of its own; the figure is
+the fastest of the rounds, prefill included. The time to the first token is that of one token after a prompt of 256 tokens, in
+milliseconds, the fastest too. FOLDER is a checkout of nanochat; --variants and --dtypes take a part of it all.
 """
-import argparse, json, os, subprocess, sys, time
+import argparse, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 SIZE = dict(sequence_len=512, vocab_size=4096, n_layer=4, n_head=2, n_kv_head=2, n_embd=256)
-CASES = [(1, None), (1, 50), (16, None), (16, 50)]      # rows, top-k; temperature 1
+CASES = [(1, None), (1, 50), (16, None), (16, 50), (64, None), (64, 50)]      # rows, top-k; temperature 1
+PROMPT, LONG = list(range(16)), [i % 4000 for i in range(256)]                 # for tokens a second, and for the first token
 
 
 def fastest(run, tokens, rows, rounds):
@@ -23,26 +26,62 @@ def fastest(run, tokens, rows, rounds):
     return tokens * rows / min(times)
 
 
+def first_token(run, rounds):
+    "Milliseconds until the first token after the long prompt."
+    run(1)
+    times = []
+    for _ in range(max(3, rounds)):
+        start = time.perf_counter()
+        run(1)
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+def our_model(dtype):
+    import torch
+    from nanochat_course.gpt import GPT, GPTConfig
+    torch.manual_seed(0)
+    return GPT(GPTConfig(**SIZE), getattr(torch, dtype)).init_weights().eval()
+
+
 def ours(dtype, naive):
     import torch
     from nanochat_course.engine import Engine, sample, uniforms
-    from nanochat_course.gpt import GPT, GPTConfig
     from nanochat_course.tokenizer import SPECIAL_TOKENS, Tokenizer
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(**SIZE), getattr(torch, dtype)).init_weights().eval()
-    tokenizer = Tokenizer([], special_tokens=SPECIAL_TOKENS)
-    engine = Engine(model, tokenizer)
+    model = our_model(dtype)
+    engine = Engine(model, Tokenizer([], special_tokens=SPECIAL_TOKENS))
 
-    def with_engine(rows, top_k):
-        return lambda n: sum(1 for _ in engine.generate(list(range(16)), num_samples=rows, max_tokens=n, top_k=top_k, stop=()))
+    def with_engine(prompt, rows, top_k):
+        return lambda n: sum(1 for _ in engine.generate(prompt, num_samples=rows, max_tokens=n, top_k=top_k, stop=()))
 
-    def without_cache(rows, top_k):
+    def without_cache(prompt, rows, top_k):
         @torch.inference_mode()
         def run(n):
-            ids, u = torch.arange(16).repeat(rows, 1), uniforms(list(range(rows)), n)
+            ids, u = torch.tensor(prompt).repeat(rows, 1), uniforms(list(range(rows)), n)
             for t in range(n): ids = torch.cat([ids, sample(model(ids)[:, -1], u[:, t:t+1], 1., top_k)[:, None]], 1)
         return run
     return without_cache if naive else with_engine
+
+
+def transformers_generate(dtype):
+    "The same weights in `transformers`; `min_new_tokens` keeps the end token from ending a row."
+    import torch
+    from nanochat_course.export import to_hf
+    from transformers import AutoModelForCausalLM
+    with tempfile.TemporaryDirectory() as folder:
+        to_hf(our_model("float32"), folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    model.generation_config.eos_token_id = None
+
+    def make(prompt, rows, top_k):
+        ids = torch.tensor([prompt]).repeat(rows, 1)
+        def run(n):
+            with torch.inference_mode():
+                out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1., top_k=top_k or 0,
+                                     min_new_tokens=n, max_new_tokens=n, pad_token_id=0)
+            assert out.shape == (rows, len(prompt) + n)
+        return run
+    return make
 
 
 def nanochat(dtype, folder):
@@ -60,43 +99,65 @@ def nanochat(dtype, folder):
     model.to_empty(device="cpu")
     model.init_weights()
     engine = Engine(model.eval(), Tokens())
-    return lambda rows, top_k: lambda n: sum(1 for _ in engine.generate(list(range(16)), num_samples=rows, max_tokens=n, temperature=1., top_k=top_k))
+    return lambda prompt, rows, top_k: lambda n: sum(1 for _ in engine.generate(prompt, num_samples=rows, max_tokens=n, temperature=1., top_k=top_k))
 
 
 def worker(a):
     import torch
     if a.threads: torch.set_num_threads(a.threads)
-    make = nanochat(a.dtype, a.nanochat) if a.worker == "nanochat" else ours(a.dtype, a.worker == "no cache")
-    rounds, tokens = (2, min(a.tokens, 64)) if a.worker == "no cache" else (a.rounds, a.tokens)
-    print(json.dumps([dict(engine=a.worker, dtype=a.dtype, rows=rows, top_k=top_k, tokens_per_second=fastest(make(rows, top_k), tokens, rows, rounds))
-                      for rows, top_k in CASES]))
+    if a.worker == "nanochat": make = nanochat(a.dtype, a.nanochat)
+    elif a.worker == "transformers": make = transformers_generate(a.dtype)
+    else: make = ours(a.dtype, a.worker == "no cache")
+    slow = a.worker == "no cache"
+    rounds, tokens = (2, min(a.tokens, 64)) if slow else (a.rounds, a.tokens)
+    found = []
+    for rows, top_k in CASES:
+        if slow and rows > 16: continue
+        speed = fastest(make(PROMPT, rows, top_k), tokens, rows, rounds)
+        wait = first_token(make(LONG, rows, top_k), rounds)
+        found.append(dict(engine=a.worker, dtype=a.dtype, rows=rows, top_k=top_k, tokens_per_second=speed, first_token_ms=wait))
+    print(json.dumps(found))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--nanochat", help="folder of a nanochat checkout")
+    p.add_argument("--transformers", action="store_true", help="compare with transformers.generate on the same weights")
     p.add_argument("--threads", type=int, default=0, help="0: torch's default")
     p.add_argument("--tokens", type=int, default=128)
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--out", help="JSON file for the figures")
+    p.add_argument("--variants", nargs="+", help="of: 'no cache' ours nanochat transformers; all that are asked for by default")
+    p.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    p.add_argument("--out", help="JSON file for the figures; figures of other variants and dtypes in it stay")
     p.add_argument("--worker", help=argparse.SUPPRESS)
     p.add_argument("--dtype", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.worker: return worker(a)
-    results = []
-    for dtype in ("float32", "bfloat16"):
-        for name in ("no cache", "ours") + (("nanochat",) if a.nanochat else ()):
-            r = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--worker", name, "--dtype", dtype], capture_output=True, text=True)
+    names = a.variants or ["no cache", "ours"] + ["nanochat"] * bool(a.nanochat) + ["transformers"] * a.transformers
+    results = json.loads(Path(a.out).read_text()) if a.out and Path(a.out).exists() else []
+    for dtype in a.dtypes:
+        for name in names:
+            command = [sys.executable, __file__, *sys.argv[1:], "--worker", name, "--dtype", dtype]
+            r = subprocess.run(command, capture_output=True, text=True)
             if r.returncode: raise SystemExit(f"{name}, {dtype}: {r.stderr.strip().splitlines()[-1:]}")
+            results = [x for x in results if (x["engine"], x["dtype"]) != (name, dtype)]
             results += json.loads(r.stdout.splitlines()[-1])
-    get = {(r["engine"], r["dtype"], r["rows"], r["top_k"]): r["tokens_per_second"] for r in results}
-    print(f"{'':10}{'rows':>5}{'top-k':>7}{'no cache':>10}{'ours':>10}{'nanochat':>10}{'ours / nanochat':>17}   (tokens a second)")
-    for dtype in ("float32", "bfloat16"):
-        for rows, top_k in CASES:
-            v = [get.get((e, dtype, rows, top_k)) for e in ("no cache", "ours", "nanochat")]
-            columns = "".join(f"{x:>10,.0f}" if x else f"{'-':>10}" for x in v)
-            print(f"{dtype:10}{rows:>5}{top_k or 'all':>7}" + columns + (f"{v[1] / v[2]:>17.2f}" if v[2] else ""))
-    if a.out: Path(a.out).write_text(json.dumps(results, indent=1) + "\n")
+            if a.out: Path(a.out).write_text(json.dumps(results, indent=1) + "\n")
+    show(results)
+
+
+def show(results):
+    "The table, and what is ours divided by theirs."
+    get = {(r["engine"], r["dtype"], r["rows"], r["top_k"]): r for r in results}
+    for field, unit in (("tokens_per_second", "tokens a second"), ("first_token_ms", "milliseconds to the first token after 256")):
+        print(f"\n{unit}\n{'':10}{'rows':>5}{'top-k':>7}{'no cache':>10}{'ours':>10}{'nanochat':>10}{'transformers':>14}   against both")
+        for dtype in ("float32", "bfloat16"):
+            for rows, top_k in CASES:
+                v = [get.get((e, dtype, rows, top_k), {}).get(field) for e in ("no cache", "ours", "nanochat", "transformers")]
+                if not any(v): continue
+                columns = "".join(f"{x:>{w},.1f}" if x else f"{'-':>{w}}" for x, w in zip(v, (10, 10, 10, 14)))
+                better = [x and v[1] and (v[1] / x if field == "tokens_per_second" else x / v[1]) for x in v[2:]]
+                print(f"{dtype:10}{rows:>5}{top_k or 'all':>7}{columns}   " + "  ".join(f"{x:.2f}x" if x else "-" for x in better))
 
 
 if __name__ == "__main__": main()

@@ -169,9 +169,10 @@ def attention(
     k:torch.Tensor,      # (B, G, T, D): every H/G query heads share a key-value head
     v:torch.Tensor,      # (B, G, T, D)
     window:int=-1,       # how many tokens before itself a token sees; -1: all
-    backend:str="auto",  # "auto", "full" (no window), "blocks", "flex" or "naive"
+    backend="auto",      # "auto", "full" (no window), "blocks", "flex", "naive", or a function of q, k, v, window
 )->torch.Tensor:         # (B, H, T, D)
     "Causal attention of T tokens on themselves, by the backend that fits window and device."
+    if callable(backend): return backend(q, k, v, window)
     T, gqa = q.shape[2], q.shape[1] != k.shape[1]
     full = window < 0 or window >= T - 1
     if full: window = T

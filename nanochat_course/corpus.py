@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from .common import CourseError, alone, atomic_path, base_dir, read_json, run_main, sha256, write_json
 from .tokenizer import end_with_parent
 
-# %% ../nbs/22_corpus.ipynb #81d06164
+# %% ../nbs/22_corpus.ipynb #74286053
 ROLE      = re.compile(r":(?:\w+:)*\w+:`(?:~(?:[\w.]*\.)?)?([^`<>]+?)(?:\s*<[^`>]*>)?`")  # :class:`a.b.C`, :class:`~a.b.C` (C), :ref:`title <target>`
 LINK      = re.compile(r"`([^`<]+?)\s*<[^`>]+>`__?")                  # `title <url>`_
 LITERAL   = re.compile(r"``?~?\.?([^`\n]+)``?_?")                    # ``x``, `x`, `~.x` and `x`_
@@ -42,6 +42,7 @@ HEADING   = re.compile(r"\s*(Examples?|References?|Usage|See Also|Notes?):{1,2}"
 ADMONITIONS = {"note": "Note", "warning": "Warning", "caution": "Caution", "important": "Important", "tip": "Tip", "hint": "Hint",
                "deprecated": "Deprecated since"}
 
+# %% ../nbs/22_corpus.ipynb #9f54b7cb
 def indent(line:str)->int: return len(line) - len(line.lstrip())
 
 def clean_inline(
@@ -52,6 +53,7 @@ def clean_inline(
     if "**" in text: text = BOLD.sub(r"\1", text)
     return text[:-1] if text.endswith("::") else text
 
+# %% ../nbs/22_corpus.ipynb #60dde4c1
 def clean_docstring(
     doc:str,  # as it stands in the source
 )->str:       # readable text, paragraphs separated by one empty line
@@ -85,7 +87,7 @@ def clean_docstring(
     while blocks and HEADING.fullmatch(blocks[-1]): blocks.pop()                      # "Examples:" with nothing left under it
     return "\n\n".join(b for b, after in zip(blocks, blocks[1:] + [""]) if not (HEADING.fullmatch(b) and after.endswith(":") and "\n" not in after)).strip()
 
-# %% ../nbs/22_corpus.ipynb #0246d4e6
+# %% ../nbs/22_corpus.ipynb #0c1c8374
 def show_signature(
     node,           # ast.arguments of a function
     drop_first:bool, # leave out self or cls
@@ -105,6 +107,7 @@ def show_signature(
     shown = list(itertools.takewhile(lambda n: n <= width, itertools.accumulate(len(p) + 2 for p in parts)))
     return f"({', '.join(parts[:len(shown)] + (['…'] if len(shown) < len(parts) else []))})"
 
+# %% ../nbs/22_corpus.ipynb #f1d5fbf2
 def module_documents(
     source,            # a module's source, bytes
     module:str,        # its dotted name
@@ -137,7 +140,7 @@ def module_documents(
     visit(tree, lambda: f"module {module}", module)
     return documents + (attached_documents(tree) if b"add_docstr(" in source or b"add_newdoc(" in source else [])
 
-# %% ../nbs/22_corpus.ipynb #ca3d96ac
+# %% ../nbs/22_corpus.ipynb #97fd9acc
 def attached_documents(
     tree,              # parsed module
     min_chars:int=40,  # shorter descriptions are left out
@@ -158,6 +161,7 @@ def attached_documents(
         if len(body) >= min_chars: documents.append(f"{name}{m[1] if m else ''}\n\n{body}")
     return documents
 
+# %% ../nbs/22_corpus.ipynb #afd1ea99
 SKIP = re.compile(r"(^|/)(tests?|testing|_vendor|_vendored|vendored|third_party|site-packages|idlelib|lib2to3|nanochat_course|__pycache__"
                   r"|conftest\.py|test_[^/]*|[^/]*_test\.py)(/|$)|^transformers/models/")
 
@@ -178,6 +182,7 @@ def file_documents(
     except OSError: return []
     return module_documents(source, module) if b'"""' in source or b"'''" in source else []
 
+# %% ../nbs/22_corpus.ipynb #9a6f5b53
 def builtin_documents()->list[str]:
     "The documents of what is compiled into the interpreter and has no source: `len`, `str.split`, `itertools.chain`, …"
     documents = []
@@ -297,7 +302,7 @@ def why_late(
     return (f"{path.name} of {path.parent} is not here, and nobody is downloading it{said}: "
             f"start the speedrun again, or {command}; it goes on where it stopped")
 
-# %% ../nbs/22_corpus.ipynb #d2f49cbe
+# %% ../nbs/22_corpus.ipynb #40eff58e
 HUB = {"climbmix": ("karpathy/climbmix-400b-shuffle", 6542), "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822)}  # repository, last shard
 
 def read_corpus(
@@ -326,6 +331,7 @@ def announced(
     source = made.get("request", {}).get("source")
     return f"{source}, {made['shards']} shards" if source in HUB else ""
 
+# %% ../nbs/22_corpus.ipynb #6ba527e4
 def list_shards(
     corpus_dir,        # folder of shards
     split:str="train", # "train": all but the last shard, "val": the last, "all"
@@ -345,6 +351,7 @@ def list_shards(
         raise CourseError(f"{corpus_dir} holds one shard only, which would be the validation shard: nothing is left to train on; get at least two")
     return {"train": shards[:-1], "val": shards[-1:], "all": shards}[split]
 
+# %% ../nbs/22_corpus.ipynb #b751683d
 def check_shard(
     path, # parquet file
 )->list[int]: # documents in each row group; raises `CourseError` that names the file, and the row group where it is known
@@ -364,6 +371,7 @@ def check_shard(
         if start + chunk.total_compressed_size > size - 8: raise CourseError(f"{path}, row group {g}: lies beyond the end of the file: {again}")
     return [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
 
+# %% ../nbs/22_corpus.ipynb #c1725b0f
 class RowGroups:
     "The row groups of shards, numbered in order. Shards that are there are checked at once, others when they come."
     def __init__(self,
@@ -402,6 +410,7 @@ class RowGroups:
         if not self.has(number): raise IndexError(number)
         return self.known[number]
 
+# %% ../nbs/22_corpus.ipynb #8fe71df8
 def read_row_group(
     path,     # parquet file
     group:int, # which row group
@@ -432,7 +441,7 @@ def documents(
             if not skip_corrupt: raise
             warnings.warn(f"skipped: {e}", stacklevel=2)
 
-# %% ../nbs/22_corpus.ipynb #563cf25e
+# %% ../nbs/22_corpus.ipynb #3db294f8
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".py")
 
 def read_text(path)->str:
@@ -454,6 +463,7 @@ def split_text(
             if length >= 2 * size or length >= size and not piece.strip(): out.append("".join(part)); part, length = [], 0
     return [d.strip("\n") for d in out + ["".join(part)] if d.strip()]
 
+# %% ../nbs/22_corpus.ipynb #24cb94d8
 def read_jsonl(path)->list[str]:
     "The `text` of each line of a JSON-lines file."
     texts = []
@@ -489,7 +499,7 @@ def read_source(
     if not texts: raise CourseError(f"{path} is empty: there is no text in it")
     return texts
 
-# %% ../nbs/22_corpus.ipynb #173835c5
+# %% ../nbs/22_corpus.ipynb #e7145888
 class Linked(urllib.request.HTTPRedirectHandler):
     "Follow redirects: keep the checksum that the hub announces with them, and show the access token to no other server."
     checksum = None
@@ -511,6 +521,7 @@ def body_range(
     if not m or int(m[1]) != have or r.headers.get("ETag") != tag: raise CourseError("the server sent another part than it was asked for")
     return have, int(m[2]) + 1 if m[3] == "*" else int(m[3])
 
+# %% ../nbs/22_corpus.ipynb #cf71c8cd
 def write_body(
     r,               # the server's answer
     f,               # file, open for writing
@@ -564,6 +575,7 @@ def pause_asked(
     try: return max(0., parsedate_to_datetime(asked).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError): return 0.
 
+# %% ../nbs/22_corpus.ipynb #8605b4d0
 def download(
     url:str,          # what to get
     path,             # final name; a file that is there already is kept
@@ -678,7 +690,7 @@ def count_documents(
     size = sum(m.row_group(g).total_byte_size for m in metas for g in range(m.num_row_groups))
     return dict(documents=sum(m.num_rows for m in metas), bytes=size, validation_documents=metas[-1].num_rows)
 
-# %% ../nbs/22_corpus.ipynb #f0cb55fa
+# %% ../nbs/22_corpus.ipynb #ab3ccea9
 def fingerprint(source)->str: # changes when a file of the source changes
     "Names, sizes and times of a user's files, in a few letters."
     path = Path(source)
@@ -706,6 +718,7 @@ def corpus_folder(
         raise CourseError(f"{folder} is not empty and not a corpus of ours: choose another folder with --out-dir")
     return folder
 
+# %% ../nbs/22_corpus.ipynb #2bba4123
 def remove_leftovers(
     folder:Path,     # of a corpus
 ):

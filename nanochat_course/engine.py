@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['MAX_LENGTH', 'MAX_DEPTH', 'MAX_DIGITS', 'MAX_BITS', 'MAX_EXPONENT', 'linear_of', 'norm', 'Decoder', 'ModelDecoder',
-           'prefill', 'sample_seed', 'uniforms', 'sample', 'TextStream', 'Refused', 'Arithmetic', 'show_number',
-           'use_calculator', 'ToolUse', 'to_parts', 'Generation', 'Row', 'token_ids', 'Engine']
+           'prefill', 'WindowCache', 'decoding_cache', 'sample_seed', 'uniforms', 'sample', 'TextStream', 'Refused',
+           'Arithmetic', 'show_number', 'use_calculator', 'ToolUse', 'to_parts', 'Generation', 'Row', 'token_ids',
+           'check_prompt', 'check_settings', 'Engine']
 
-# %% ../nbs/40_engine.ipynb #4d46cb66
+# %% ../nbs/40_engine.ipynb #325403c2
 import codecs, functools, hashlib, math, operator, re
 from collections import deque
 from dataclasses import dataclass, fields
 from fractions import Fraction
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from .common import CourseError
 from .attention import KVCache
 from .gpt import GPT, GPTConfig
 from .tokenizer import Tokenizer
 
-# %% ../nbs/40_engine.ipynb #25629426
+# %% ../nbs/40_engine.ipynb #d2d095ec
 def linear_of(
     w:torch.Tensor, # (n, m)
 ):                  # a function (rows, m) -> (rows, n)
@@ -27,12 +29,14 @@ def linear_of(
     try:
         assert w.device.type == "cpu" and torch.backends.mkldnn.is_available()
         packed, call = mkldnn._reorder_linear_weight(w.contiguous(), 16), mkldnn._linear_pointwise.default
-        assert torch.allclose(call(torch.ones_like(w[:2]), packed, None, "none", [], "").float(), F.linear(torch.ones_like(w[:2]), w).float(), atol=.1, rtol=.1)
+        ones = torch.ones_like(w[:2])
+        tried = call(ones, packed, None, "none", [], "").float()
+        assert torch.allclose(tried, F.linear(ones, w).float(), atol=.1, rtol=.1)
     except (AssertionError, AttributeError, RuntimeError): return lambda x: F.linear(x, w)
     few = 3 if w.dtype == torch.float32 else 0                                   # for a few rows in float32 the plain product is faster
     return lambda x: F.linear(x, w) if len(x) <= few else call(x, packed, None, "none", [], "")
 
-# %% ../nbs/40_engine.ipynb #af788370
+# %% ../nbs/40_engine.ipynb #d78061ec
 def norm(
     x:torch.Tensor,         # (…, n)
     eps:float=1e-6,         # as in the model
@@ -46,6 +50,7 @@ def norm(
 @functools.cache
 def _number(x): return torch.tensor(x, device="cpu")        # made once
 
+# %% ../nbs/40_engine.ipynb #a46eb7d7
 class Decoder:
     "A model's weights, cast once and laid out for reading tokens."
     def __init__(self,
@@ -56,10 +61,11 @@ class Decoder:
         self.wide = torch.float32 if self.device.type == "cpu" else dtype        # bfloat16 attention is slow on CPUs
         cast = lambda *layers: linear_of(torch.cat([l.weight.detach() for l in layers]).to(dtype))
         self.embedding = norm(model.transformer.wte.weight.detach().to(dtype)).to(self.wide)
-        self.layers = [(b.attn.window, cast(b.attn.c_q, b.attn.c_k, b.attn.c_v), cast(b.attn.c_proj), cast(b.mlp.c_fc), cast(b.mlp.c_proj))
+        self.windows = [b.attn.window for b in model.transformer.h]
+        self.layers = [(cast(b.attn.c_q, b.attn.c_k, b.attn.c_v), cast(b.attn.c_proj), cast(b.mlp.c_fc), cast(b.mlp.c_proj))
                        for b in model.transformer.h]
         self.head = cast(model.lm_head)
-        self.cos, self.sin = (table.to(self.wide)[:, None] for table in (model.cos, model.sin))                # (positions, 1, D), sines signed
+        self.cos, self.sin = (table.to(self.wide)[:, None] for table in (model.cos, model.sin))   # (positions, 1, D), signed
 
     @staticmethod
     def fits(model)->bool: # later additions to the architecture are fields that are off by default
@@ -68,54 +74,92 @@ class Decoder:
                "short_window", "wte_init", "c_fc_init")
         return type(model) is GPT and GPTConfig(**{f: getattr(model.config, f) for f in own}) == model.config
 
-    def new_cache(self, rows:int, max_len:int)->KVCache:
+    def new_cache(self,
+        rows:int,         # samples
+        max_len:int,      # tokens of each
+    )->KVCache:
+        "An empty cache."
         c = self.config
         return KVCache(c.n_layer, rows, max_len, c.n_kv_head, c.head_dim, self.device, self.wide)
 
-    def read(self,
-        ids:torch.Tensor,         # (B, T) the newest tokens of each row
-        cache:KVCache,            # everything before them; grows by T tokens per row
-        last:torch.Tensor=None,   # (B,) index of each row's last token; T - 1 by default
-    )->torch.Tensor:              # (B, V) logits of the token after it, before the softcap, float32
-        "Read T tokens per row."
-        cfg, (B, T), to = self.config, ids.shape, self.dtype
-        D, H, G = cfg.head_dim, cfg.n_head, cfg.n_kv_head
-        pos = cache.start(T)                                                       # (T,), or (B, T) for ragged rows
-        cos, sin = self.cos[pos], self.sin[pos]                                    # (1, 1, D), or (B, 1, 1, D)
-        x = F.embedding(ids.reshape(-1), self.embedding)                            # (B·T, C)
-        for layer, (window, qkv, proj, fc, out) in enumerate(self.layers):
-            h = qkv(norm(x).to(to)).view(B, T, H + 2*G, D).to(self.wide)
-            qk = h[:, :, :H + G]
-            qk = norm(torch.addcmul(qk * cos, qk.roll(D // 2, -1), sin)).transpose(1, 2)                   # rotated: (B, H+G, T, D)
-            y = cache.attend(layer, qk[:, :H], qk[:, H:], h[:, :, H + G:].transpose(1, 2), window)
-            x += proj(y.transpose(1, 2).reshape(B*T, -1).to(to))
-            x += out(F.relu_(fc(norm(x).to(to))).square_())
-        cache.advance(T)
-        if T > 1: x = x.view(B, T, -1)[torch.arange(B, device=x.device), T - 1 if last is None else last]
-        return self.head(norm(x).to(to))[:, :cfg.vocab_size].float()
+    def cap(self,
+        logits:torch.Tensor,   # (…, V) from `read`
+    )->torch.Tensor:           # the same shape
+        "The softcap, which `read` leaves out."
+        return torch.tanh(logits / self.config.softcap).mul_(self.config.softcap)
 
-    def cap(self, logits): return torch.tanh(logits / self.config.softcap).mul_(self.config.softcap)
+# %% ../nbs/40_engine.ipynb #67e3c0bd
+@patch
+def read(self:Decoder,
+    ids:torch.Tensor,         # (B, T) the newest tokens of each row
+    cache,                    # everything before them, a `KVCache` or a `WindowCache`; grows by T tokens per row
+    last:torch.Tensor=None,   # (B,) index of each row's last token; T - 1 by default
+)->torch.Tensor:              # (B, V) logits of the token after it, before the softcap, float32
+    "Read T tokens per row."
+    cfg, (B, T), to = self.config, ids.shape, self.dtype
+    D, H, G = cfg.head_dim, cfg.n_head, cfg.n_kv_head
+    pos = cache.start(T)                                                       # (T,), or (B, T) for ragged rows
+    cos, sin = self.cos[pos], self.sin[pos]                                    # (1, 1, D), or (B, 1, 1, D)
+    x = F.embedding(ids.reshape(-1), self.embedding)                           # (B·T, C)
+    for layer, (qkv, proj, fc, out) in enumerate(self.layers):
+        h = qkv(norm(x).to(to)).view(B, T, H + 2*G, D).to(self.wide)
+        qk = h[:, :, :H + G]
+        qk = norm(torch.addcmul(qk * cos, qk.roll(D // 2, -1), sin)).transpose(1, 2)           # rotated: (B, H+G, T, D)
+        y = cache.attend(layer, qk[:, :H], qk[:, H:], h[:, :, H + G:].transpose(1, 2), self.windows[layer])
+        x += proj(y.transpose(1, 2).reshape(B*T, -1).to(to))
+        x += out(F.relu_(fc(norm(x).to(to))).square_())
+    cache.advance(T)
+    if T > 1: x = x.view(B, T, -1)[torch.arange(B, device=x.device), T - 1 if last is None else last]
+    return self.head(norm(x).to(to))[:, :cfg.vocab_size].float()
 
-# %% ../nbs/40_engine.ipynb #625243c2
+# %% ../nbs/40_engine.ipynb #944de999
 class ModelDecoder:
     "The same for any other architecture: a copy of the model itself, cast once."
-    def __init__(self, model, dtype):
+    def __init__(self,
+        model,     # its weights are read now
+        dtype,     # of the products
+    ):
         with torch.device("meta"): self.model = type(model)(model.config, dtype)
-        for kind, tensors in (("_parameters", model.named_parameters()), ("_buffers", model.named_buffers())):
-            for name, t in tensors:
-                module, _, leaf = name.rpartition(".")
-                t = t.detach().to(dtype) if kind == "_parameters" and t.ndim > 1 else t.detach()   # factors keep their digits
-                getattr(self.model.get_submodule(module), kind)[leaf] = torch.nn.Parameter(t, requires_grad=False) if kind == "_parameters" else t
+        self.windows = model.config.windows
+        for name, p in model.named_parameters():
+            p = p.detach()
+            cast = p.to(dtype) if p.ndim > 1 else p                            # factors keep their digits
+            self.put("_parameters", name, torch.nn.Parameter(cast, requires_grad=False))
+        for name, table in model.named_buffers(): self.put("_buffers", name, table.detach())
         self.model.eval()
 
-    def new_cache(self, rows:int, max_len:int)->KVCache: return self.model.new_cache(rows, max_len)
+    def put(self,
+        kind:str,      # "_parameters" or "_buffers"
+        name:str,      # with the names of the modules before it
+        tensor,        # what takes its place
+    ):
+        "Give the copy one of its tensors."
+        module, _, leaf = name.rpartition(".")
+        getattr(self.model.get_submodule(module), kind)[leaf] = tensor
 
-    def read(self, ids, cache, last=None):
+    def new_cache(self,
+        rows:int,      # samples
+        max_len:int,   # tokens of each
+    )->KVCache:
+        "An empty cache."
+        return self.model.new_cache(rows, max_len)
+
+    def read(self,
+        ids:torch.Tensor,         # (B, T) the newest tokens of each row
+        cache,                    # everything before them
+        last:torch.Tensor=None,   # (B,) index of each row's last token
+    )->torch.Tensor:              # (B, V) logits
+        "Read T tokens per row."
         last = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device) if last is None else last
         return self.model(ids, kv_cache=cache, logits_at=last)[:, 0]
 
-    def cap(self, logits): return logits
+    def cap(self,
+        logits:torch.Tensor,      # (…, V) from `read`
+    )->torch.Tensor:
+        "Nothing: this forward pass has applied the softcap."
+        return logits
 
+# %% ../nbs/40_engine.ipynb #b910303a
 def prefill(
     decoder,         # `Decoder` or `ModelDecoder`
     prompts:list,    # lists of token ids
@@ -130,6 +174,104 @@ def prefill(
     logits = decoder.read(ids, cache, lengths - 1)
     cache.lengths = lengths
     return logits, cache
+
+# %% ../nbs/40_engine.ipynb #7071c2cf
+class WindowCache:
+    "A cache for one token per step whose layers keep no more than their windows see."
+    def __init__(self,
+        windows:list,          # per layer: how many tokens before itself a token sees; -1: all
+        read:KVCache,          # holds the prompts
+        rows:torch.Tensor,     # (B,) which of its rows to copy; one may come more than once
+        max_len:int,           # tokens a row can hold
+    ):
+        self.max_len, self.lengths = max_len, read.lengths[rows]
+        self.newest = read.ids[rows, self.lengths - 1]                          # (B,) for models that look at the token before
+        self.k, self.v = [], []                                                # per layer (B, G, places, D)
+        for layer, window in enumerate(windows):
+            places = max_len if window < 0 else min(max_len, window + 1)
+            at = (self.lengths - 1)[:, None]                                   # (B, 1) position of the newest token
+            held = at - (at - torch.arange(places, device=at.device)) % places # (B, places) newest position of each place
+            index = held.clamp(min=0)[:, None, :, None].expand(-1, read.k.shape[2], -1, read.k.shape[4])
+            for mine, theirs in ((self.k, read.k), (self.v, read.v)): mine.append(theirs[layer, rows].gather(2, index))
+
+    @property
+    def nbytes(self)->int: # of keys and values
+        return sum(x.numel() * x.element_size() for x in (*self.k, *self.v))
+
+    def advance(self,
+        T:int,   # tokens that came, in every row
+    ):
+        "The new token is now part of the past."
+        self.lengths = self.lengths + T
+
+# %% ../nbs/40_engine.ipynb #77c814ed
+@patch
+def start(self:WindowCache,
+    T:int,           # tokens about to come; 1
+)->torch.Tensor:     # their positions: (1,) if all rows have one length, else (B, 1)
+    "Make ready for one more token in every row."
+    if T != 1: raise CourseError(f"a WindowCache takes one token per step, not {T}: read prompts with prefill")
+    lengths = self.lengths.tolist()
+    self.first, self.end, self.even = min(lengths), max(lengths) + 1, min(lengths) == max(lengths)
+    if self.end > self.max_len:
+        raise CourseError(f"the cache holds {self.max_len} tokens per row: make it with a larger max_len")
+    return self.lengths[:1] if self.even else self.lengths[:, None]
+
+@patch
+def remember(self:WindowCache,
+    idx:torch.Tensor,    # (B, 1) ids of the new tokens
+)->torch.Tensor:         # (B, 1) ids of the tokens before them
+    "Store the new tokens' ids."
+    before, self.newest = self.newest[:, None], idx[:, 0]
+    return before
+
+@patch
+def attend(self:WindowCache,
+    layer:int,           # index of the layer
+    q:torch.Tensor,      # (B, H, 1, D)
+    k:torch.Tensor,      # (B, G, 1, D) of the new token
+    v:torch.Tensor,      # (B, G, 1, D)
+    window:int=-1,       # that of the layer, known since the cache was made
+)->torch.Tensor:         # (B, H, 1, D)
+    "Put the new key and value in their places, and attend to all that are taken."
+    K, V, gqa = self.k[layer], self.v[layer], q.shape[1] != k.shape[1]
+    places = K.shape[2]
+    if self.even:
+        place, taken = self.first % places, min(self.end, places)
+        K[:, :, place], V[:, :, place] = k[:, :, 0], v[:, :, 0]
+        return F.scaled_dot_product_attention(q, K[:, :, :taken], V[:, :, :taken], enable_gqa=gqa)
+    row = torch.arange(len(K), device=K.device)
+    place = self.lengths % places
+    K[row, :, place], V[row, :, place] = k[:, :, 0], v[:, :, 0]
+    taken = min(self.end, places)
+    seen = torch.arange(taken, device=K.device) <= self.lengths[:, None]                   # (B, taken)
+    mask = None if self.first + 1 >= places else seen[:, None, None]
+    return F.scaled_dot_product_attention(q, K[:, :, :taken], V[:, :, :taken], attn_mask=mask, enable_gqa=gqa)
+
+@patch
+def select(self:WindowCache,
+    rows,   # indices of rows
+):          # a new WindowCache
+    "A copy that holds these rows."
+    new = object.__new__(WindowCache)
+    new.max_len, new.lengths, new.newest = self.max_len, self.lengths[rows], self.newest[rows]
+    new.k, new.v = [k[rows] for k in self.k], [v[rows] for v in self.v]
+    return new
+
+# %% ../nbs/40_engine.ipynb #a5f42503
+def decoding_cache(
+    decoder,             # `Decoder` or `ModelDecoder`
+    read:KVCache,        # holds the prompts, after `prefill`
+    rows:torch.Tensor,   # (B,) which prompt each sample answers
+    max_len:int,         # tokens a row can hold, prompt and answer
+):                       # a KVCache, or a WindowCache where that is smaller
+    "The prompts, copied for the samples, with room for the answers."
+    if any(0 <= w < max_len - 1 for w in decoder.windows): return WindowCache(decoder.windows, read, rows, max_len)
+    cache = decoder.new_cache(len(rows), max_len)
+    cache.k[..., :read.max_len, :], cache.v[..., :read.max_len, :] = read.k[:, rows], read.v[:, rows]
+    cache.ids[:, :read.max_len] = read.ids[rows]
+    cache.lengths = read.lengths[rows]
+    return cache
 
 # %% ../nbs/40_engine.ipynb #9fcce6e8
 def sample_seed(
@@ -182,7 +324,7 @@ class TextStream:
         self.decoder.reset()
         return rest
 
-# %% ../nbs/40_engine.ipynb #953cdfff
+# %% ../nbs/40_engine.ipynb #82ffac53
 MAX_LENGTH, MAX_DEPTH, MAX_DIGITS, MAX_BITS, MAX_EXPONENT = 256, 16, 24, 256, 64
 
 class Refused(ValueError):
@@ -191,6 +333,7 @@ class Refused(ValueError):
 _lexeme = re.compile(r"[ \t]*(?:([0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?(?![0-9,])|[0-9]+\.?[0-9]*|\.[0-9]+)|(\*\*|//|[-+*/%()]))")
 _count = re.compile(r"""\s*(?:'([^'\\\n]*)'|"([^"\\\n]*)")\.count\((?:'([^'\\\n]*)'|"([^"\\\n]*)")\)\s*""")
 
+# %% ../nbs/40_engine.ipynb #acc2f5a7
 class Arithmetic:
     "A recursive-descent parser that computes as it reads; every method returns a Fraction."
     def __init__(self, text:str):
@@ -207,7 +350,9 @@ class Arithmetic:
 
     def sum(self, depth:int=0)->Fraction: # product (+ product | - product)*
         x = self.product(depth)
-        while op := self.take("+", "-"): x = self.check(x + self.product(depth) if op == "+" else x - self.product(depth))
+        while op := self.take("+", "-"):
+            y = self.product(depth)
+            x = self.check(x + y if op == "+" else x - y)
         return x
 
     def product(self, depth)->Fraction: # factor (* factor | / factor | // factor | % factor)*
@@ -218,31 +363,38 @@ class Arithmetic:
             x = self.check(x * y if op == "*" else x / y if op == "/" else Fraction(x // y) if op == "//" else x % y)
         return x
 
-    def factor(self, depth)->Fraction: # -factor | +factor | atom [** factor]
-        if depth > MAX_DEPTH: raise Refused("nested too deeply")
-        if op := self.take("+", "-"): return self.factor(depth + 1) * (-1 if op == "-" else 1)
-        x = self.atom(depth)
-        return self.power(x, self.factor(depth + 1)) if self.take("**") else x
+# %% ../nbs/40_engine.ipynb #b681502d
+@patch
+def factor(self:Arithmetic, depth)->Fraction: # -factor | +factor | atom [** factor]
+    if depth > MAX_DEPTH: raise Refused("nested too deeply")
+    if op := self.take("+", "-"): return self.factor(depth + 1) * (-1 if op == "-" else 1)
+    x = self.atom(depth)
+    return self.power(x, self.factor(depth + 1)) if self.take("**") else x
 
-    def atom(self, depth)->Fraction: # number | ( sum )
-        if self.take("("):
-            x = self.sum(depth + 1)
-            if not self.take(")"): raise Refused("a bracket is not closed")
-            return x
-        if not self.todo or self.todo[0] in "+-*//%**)": raise Refused("a number is missing")
-        number = self.todo.popleft().replace(",", "")
-        if len(number) > MAX_DIGITS: raise Refused("too many digits")
-        return Fraction(number + "0" if number.endswith(".") else number)
-
-    def power(self, x, e)->Fraction:
-        bits = max(abs(x.numerator), x.denominator).bit_length()
-        if e.denominator != 1 or abs(e) > MAX_EXPONENT or bits * abs(e) > MAX_BITS or x == 0 > e: raise Refused("exponent")
-        return x ** int(e)
-
-    def check(self, x)->Fraction:
-        if max(abs(x.numerator), x.denominator).bit_length() > MAX_BITS: raise Refused("too large, or too fine")
+@patch
+def atom(self:Arithmetic, depth)->Fraction: # number | ( sum )
+    if self.take("("):
+        x = self.sum(depth + 1)
+        if not self.take(")"): raise Refused("a bracket is not closed")
         return x
+    if not self.todo or self.todo[0] in "+-*//%**)": raise Refused("a number is missing")
+    number = self.todo.popleft().replace(",", "")
+    if len(number) > MAX_DIGITS: raise Refused("too many digits")
+    return Fraction(number + "0" if number.endswith(".") else number)
 
+@patch
+def power(self:Arithmetic, x, e)->Fraction:
+    bits = max(abs(x.numerator), x.denominator).bit_length()
+    too_large = abs(e) > MAX_EXPONENT or bits * abs(e) > MAX_BITS
+    if e.denominator != 1 or too_large or x == 0 > e: raise Refused("exponent")
+    return x ** int(e)
+
+@patch
+def check(self:Arithmetic, x)->Fraction:
+    if max(abs(x.numerator), x.denominator).bit_length() > MAX_BITS: raise Refused("too large, or too fine")
+    return x
+
+# %% ../nbs/40_engine.ipynb #59518da2
 def show_number(
     x:Fraction,      # exact
     decimals:int=12, # digits after the point, at most
@@ -267,7 +419,7 @@ def use_calculator(
         return None if parser.todo else show_number(x)
     except Refused: return None
 
-# %% ../nbs/40_engine.ipynb #ef418923
+# %% ../nbs/40_engine.ipynb #3cf180e1
 class ToolUse:
     "Watches one row's tokens; runs the calculator when a call ends, and holds the tokens of its answer."
     def __init__(self, tokenizer:Tokenizer):
@@ -284,6 +436,7 @@ class ToolUse:
             self.expression = None
         elif self.expression is not None: self.expression.append(token)
 
+# %% ../nbs/40_engine.ipynb #024461d2
 _kinds = {"<|python_start|>": "python", "<|output_start|>": "python_output"}
 
 def to_parts(
@@ -306,21 +459,47 @@ class Generation:
     mask:list              # per new token: 1 sampled, 0 forced by a tool
     logprobs:list          # per new token: natural logarithm of its probability under the model at temperature 1; 0. for forced ones
     parts:list             # text, tool calls and tool outputs
-    stop:str               # "assistant_end", "bos", … (name of the token that ended it), "max_tokens" or "context"
+    stop:str               # name of the token that ended it ("assistant_end", "bos", …), "text", "max_tokens" or "context"
 
     @property
     def text(self)->str: # what a user sees: without tool calls and stop token
         return "".join(p["text"] for p in self.parts if p["type"] == "text")
 
-# %% ../nbs/40_engine.ipynb #9db82362
+# %% ../nbs/40_engine.ipynb #9fc5a297
 class Row:
     "One sample in the making."
-    def __init__(self, index, prompt, limit, tokenizer):
-        self.index, self.prompt, self.limit = index, prompt, limit
+    def __init__(self,
+        index:int,             # among all samples
+        prompt:list,           # token ids
+        limit:int,             # new tokens, at most
+        tokenizer:Tokenizer,
+        until:str=None,        # a text that ends the row
+    ):
+        self.index, self.prompt, self.limit, self.until = index, prompt, limit, until
         self.tokens, self.mask, self.logprobs, self.stop = [], [], [], None
         self.tool = ToolUse(tokenizer)
+        self.text, self.stream = "", TextStream(tokenizer) if until else None
 
-# %% ../nbs/40_engine.ipynb #87995b43
+    def take(self,
+        token:int,             # what was sampled
+        logprob:float,         # of it
+        stops:dict,            # token id -> name of the end
+    )->int:                    # what comes: the sampled token, or the next one that the tool has queued
+        "One more token."
+        forced = bool(self.tool.forced)
+        if forced: token, logprob = self.tool.forced.popleft(), 0.
+        self.tokens.append(token)
+        self.mask.append(1 - forced)
+        self.logprobs.append(logprob)
+        if not forced:
+            self.tool.push(token)
+            self.stop = stops.get(token)
+        if self.until and self.stop is None:
+            self.text += self.stream.push(token)
+            if self.until in self.text: self.stop = "text"
+        return token
+
+# %% ../nbs/40_engine.ipynb #2923a9a4
 def token_ids(
     prompt,    # list, tuple, array or tensor of token ids
 )->list:       # of int
@@ -330,6 +509,28 @@ def token_ids(
     try: return [operator.index(t) for t in prompt]
     except TypeError: raise CourseError(f"a prompt is {str(prompt)[:40]!r}: give a list of token ids") from None
 
+def check_prompt(
+    prompt:list,   # token ids
+    config,        # of the model
+):
+    "Refuse what the model cannot read."
+    if not prompt: raise CourseError("an empty prompt: begin with the tokenizer's bos token")
+    if not (0 <= min(prompt) and max(prompt) < config.vocab_size):
+        raise CourseError(f"a prompt holds token ids outside of 0 to {config.vocab_size - 1}: is this the model's tokenizer?")
+    if len(prompt) >= config.sequence_len:
+        raise CourseError(f"a prompt of {len(prompt)} tokens leaves no room in the context of {config.sequence_len}: shorten it")
+
+def check_settings(
+    num_samples:int, max_tokens:int, temperature:float, top_k:int, # as in `Engine.generate`
+):
+    "Refuse what cannot be generated."
+    if not (temperature == 0 or 1e-4 <= temperature < float("inf")):
+        raise CourseError(f"temperature is {temperature}: use 0 (always the most likely token), or a number from 0.0001 on")
+    if num_samples < 1: raise CourseError(f"num_samples is {num_samples}: use 1 or more")
+    if top_k is not None and top_k < 0: raise CourseError(f"top_k is {top_k}: use 1 or more, or 0 for all tokens")
+    if max_tokens is not None and max_tokens < 1: raise CourseError(f"max_tokens is {max_tokens}: use 1 or more")
+
+# %% ../nbs/40_engine.ipynb #abb68e3c
 class Engine:
     "Generates from a model: prefill, then one token per step for all rows, with the calculator."
     def __init__(self,
@@ -339,121 +540,127 @@ class Engine:
     ):
         self.source, self.tokenizer = getattr(model, "_orig_mod", model), tokenizer
         self.dtype, self.version = dtype or self.source.dtype, None
-        own = {"<|python_start|>", "<|python_end|>"}                                # the only special tokens that do not end an answer
+        own = {"<|python_start|>", "<|python_end|>"}                            # the only special tokens that do not end an answer
         self.stops = {i: name.strip("<|>") for name, i in tokenizer.special_ids.items() if name not in own}
 
     def decoder(self)->Decoder:
         "The weights, cast once; again only if an optimizer changed them."
         version = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.source.parameters()]
         if version != self.version:
-            self._decoder, self.version = (Decoder if Decoder.fits(self.source) else ModelDecoder)(self.source, self.dtype), version
+            kind = Decoder if Decoder.fits(self.source) else ModelDecoder
+            self._decoder, self.version = kind(self.source, self.dtype), version
         return self._decoder
 
-    def check(self, prompts, num_samples, max_tokens, temperature, top_k):
+    def check(self,
+        prompts:list,          # lists of token ids
+        num_samples:int, max_tokens:int, temperature:float, top_k:int, # as in `generate`
+    ):
         "Refuse what cannot be generated."
-        cfg = self.source.config
-        for p in prompts:
-            if not p: raise CourseError("an empty prompt: begin with the tokenizer's bos token")
-            if not (0 <= min(p) and max(p) < cfg.vocab_size):
-                raise CourseError(f"a prompt holds token ids outside of 0 to {cfg.vocab_size - 1}: is this the model's tokenizer?")
-            if len(p) >= cfg.sequence_len: raise CourseError(f"a prompt of {len(p)} tokens leaves no room in the context of {cfg.sequence_len}: shorten it")
-        if not (temperature == 0 or 1e-4 <= temperature < float("inf")):
-            raise CourseError(f"temperature is {temperature}: use 0 (always the most likely token), or a number from 0.0001 on")
-        if num_samples < 1: raise CourseError(f"num_samples is {num_samples}: use 1 or more")
-        if top_k is not None and top_k < 0: raise CourseError(f"top_k is {top_k}: use 1 or more, or 0 for all tokens")
-        if max_tokens is not None and max_tokens < 1: raise CourseError(f"max_tokens is {max_tokens}: use 1 or more")
+        for p in prompts: check_prompt(p, self.source.config)
+        check_settings(num_samples, max_tokens, temperature, top_k)
 
-    @torch.inference_mode()
-    def run(self,
-        prompts:list,            # lists of token ids
-        num_samples:int,         # rows per prompt
-        max_tokens:int,          # new tokens per row, at most; None: as many as the context holds
-        temperature:float, top_k:int,
-        seeds:list,              # one per row
-        stop=None,               # ids of tokens that end a row; None: the tokenizer's
-        logprobs:bool=True,      # compute them?
-    ):                           # yields the list of rows still being written, after each step
-        "Generate for all prompts; each `Row` fills while this runs."
-        self.check(prompts, num_samples, max_tokens, temperature, top_k)
-        stops = self.stops if stop is None else {t: self.stops.get(t, "stop") for t in stop}
-        room = self.source.config.sequence_len
-        limit = lambda p: min(room - len(p), max_tokens or room)
-        rows = [Row(i, p, limit(p), self.tokenizer) for i, p in enumerate(p for p in prompts for _ in range(num_samples))]
-        decoder, device = self.decoder(), self.source.device
-        logits, small = prefill(decoder, prompts, device)
-        cache = decoder.new_cache(len(rows), max(len(r.prompt) + r.limit for r in rows))
-        origin = torch.arange(len(prompts), device=device).repeat_interleave(num_samples)
-        cache.k[..., :small.max_len, :], cache.v[..., :small.max_len, :] = small.k[:, origin], small.v[:, origin]
-        cache.ids[:, :small.max_len] = small.ids[origin]
-        cache.lengths, logits = small.lengths[origin], logits[origin]
-        u = uniforms(seeds, room).to(device) if temperature > 0 else None
-        alive, t = rows, 0
-        while True:
-            chosen = sample(logits, None if u is None else u[:, t:t+1], temperature, top_k, decoder.cap)
-            logp = torch.log_softmax(decoder.cap(logits), -1).gather(1, chosen[:, None])[:, 0].tolist() if logprobs else [0.] * len(rows)
-            tokens = chosen.tolist()
-            for j, row in enumerate(rows):
-                if row.stop: continue
-                forced = bool(row.tool.forced)
-                if forced: tokens[j], logp[j] = row.tool.forced.popleft(), 0.
-                token = tokens[j]
-                row.tokens.append(token); row.mask.append(1 - forced); row.logprobs.append(logp[j])
-                if not forced:
-                    row.tool.push(token)
-                    row.stop = stops.get(token)
-                if row.stop is None and len(row.tokens) >= row.limit: row.stop = "max_tokens" if row.limit == max_tokens else "context"
-            yield alive
-            alive = [r for r in alive if not r.stop]
-            if not alive: return
-            full = max(len(r.prompt) for r in rows) + t >= cache.max_len           # a row that has ended must not outgrow the cache
-            if full or 2 * len(alive) <= len(rows):                                # worth a copy of what stays
-                keep = torch.tensor([j for j, r in enumerate(rows) if not r.stop], device=device)
-                cache, u = cache.select(keep), None if u is None else u[keep]
-                tokens = [tokens[j] for j in keep.tolist()]
-                rows = alive
-            logits = decoder.read(torch.tensor(tokens, device=device)[:, None], cache)
-            t += 1
-
-    def seeds(self, seed, n:int)->list:
-        "One seed per row, from one number or from a list."
+    def seeds(self,
+        seed,                  # one number, or a list of one per row
+        n:int,                 # rows
+    )->list:
+        "One seed per row."
         if isinstance(seed, int): return [sample_seed(seed, i) for i in range(n)]
         if len(seed) != n: raise CourseError(f"{len(seed)} seeds for {n} samples: give one per sample, or one number")
         return list(seed)
 
-    def generate(self,
-        tokens:list,             # the prompt, token ids
-        num_samples:int=1,       # rows
-        max_tokens:int=None,     # new tokens per row, at most; None: as many as the context holds
-        temperature:float=1.0,   # 0: always the most likely token
-        top_k:int=None,          # only the k most likely tokens may come; None or 0: all
-        seed=42,                 # one number, or a list of one per sample
-        stop=None,               # ids of tokens that end a row; None: <|assistant_end|>, <|bos|> and all that only others may write
-    ):                           # yields per step: tokens (None for a row that has ended), masks (1 sampled, 0 forced by a tool)
-        "Stream the tokens of all samples, step by step; a stop token is the last of its row."
-        for alive in self.run([token_ids(tokens)], num_samples, max_tokens, temperature, top_k, self.seeds(seed, num_samples), stop, logprobs=False):
-            column, masks = [None] * num_samples, [0] * num_samples
-            for r in alive: column[r.index], masks[r.index] = r.tokens[-1], r.mask[-1]
-            yield column, masks
+# %% ../nbs/40_engine.ipynb #127147d5
+@patch
+def rows(self:Engine,
+    prompts:list,            # lists of token ids
+    num_samples:int,         # rows per prompt
+    max_tokens:int,          # new tokens per row, at most; None: as many as the context holds
+    until:str=None,          # a text that ends a row
+)->list:                     # of `Row`
+    "The samples to be written."
+    room = self.source.config.sequence_len
+    each = [p for p in prompts for _ in range(num_samples)]
+    return [Row(i, p, min(room - len(p), max_tokens or room), self.tokenizer, until) for i, p in enumerate(each)]
 
-    def generate_batch(self,
-        prompts:list,            # one prompt, or a list of prompts of any lengths
-        num_samples:int=1,       # samples per prompt
-        max_tokens:int=None,     # new tokens per sample, at most; None: as many as the context holds
-        temperature:float=1.0,   # 0: always the most likely token
-        top_k:int=None,          # only the k most likely tokens may come; None or 0: all
-        seed=42,                 # one number, or a list of one per sample
-        stop=None,               # as in `generate`
-        batch_size:int=64,       # rows at a time, at least num_samples; changes nothing but memory and speed
-    )->list:                     # of `Generation`: all samples of the first prompt, then of the second, …
-        "Generate to the end."
-        numbers = isinstance(prompts, (list, tuple)) and len(prompts) > 0 and not hasattr(prompts[0], "__len__")
-        one = numbers or isinstance(prompts, str) or getattr(prompts, "ndim", 0) == 1
-        prompts = [token_ids(p) for p in ([prompts] if one else prompts)]
-        self.check(prompts, num_samples, max_tokens, temperature, top_k)
-        seeds, done, n = self.seeds(seed, len(prompts) * num_samples), [], max(1, batch_size // num_samples)
-        for i in range(0, len(prompts), n):
-            rows = None
-            for alive in self.run(prompts[i:i+n], num_samples, max_tokens, temperature, top_k, seeds[i*num_samples:(i+n)*num_samples], stop):
-                rows = rows or alive
-            done += [Generation(r.prompt, r.tokens, r.mask, r.logprobs, to_parts(self.tokenizer, r.tokens), r.stop) for r in rows or []]
-        return done
+@patch
+@torch.inference_mode()
+def run(self:Engine,
+    prompts:list,            # lists of token ids
+    num_samples:int,         # rows per prompt
+    max_tokens:int,          # new tokens per row, at most; None: as many as the context holds
+    temperature:float, top_k:int,
+    seeds:list,              # one per row
+    stop=None,               # ids of tokens that end a row; None: the tokenizer's
+    logprobs:bool=True,      # compute them?
+    until:str=None,          # a text that ends a row
+):                           # yields the list of rows still being written, after each step
+    "Generate for all prompts; each `Row` fills while this runs."
+    self.check(prompts, num_samples, max_tokens, temperature, top_k)
+    stops = self.stops if stop is None else {t: self.stops.get(t, "stop") for t in stop}
+    rows = alive = self.rows(prompts, num_samples, max_tokens, until)
+    decoder, device = self.decoder(), self.source.device
+    logits, read = prefill(decoder, prompts, device)
+    origin = torch.arange(len(prompts), device=device).repeat_interleave(num_samples)
+    longest = max(len(r.prompt) + r.limit for r in rows)
+    cache, logits, t = decoding_cache(decoder, read, origin, longest), logits[origin], 0
+    u = uniforms(seeds, self.source.config.sequence_len).to(device) if temperature > 0 else None
+    while True:
+        chosen = sample(logits, None if u is None else u[:, t:t+1], temperature, top_k, decoder.cap)
+        logp = [0.] * len(rows)
+        if logprobs: logp = torch.log_softmax(decoder.cap(logits), -1).gather(1, chosen[:, None])[:, 0].tolist()
+        tokens = [i if r.stop else r.take(i, p, stops) for r, i, p in zip(rows, chosen.tolist(), logp)]
+        for r in alive:
+            if r.stop is None and len(r.tokens) >= r.limit: r.stop = "max_tokens" if r.limit == max_tokens else "context"
+        yield alive
+        alive = [r for r in alive if not r.stop]
+        if not alive: return
+        full = max(len(r.prompt) for r in rows) + t >= cache.max_len           # a row that has ended must not outgrow the cache
+        if full or 2 * len(alive) <= len(rows):                                # worth a copy of what stays
+            keep = torch.tensor([j for j, r in enumerate(rows) if not r.stop], device=device)
+            cache, u = cache.select(keep), None if u is None else u[keep]
+            tokens, rows = [tokens[j] for j in keep.tolist()], alive
+        logits = decoder.read(torch.tensor(tokens, device=device)[:, None], cache)
+        t += 1
+
+# %% ../nbs/40_engine.ipynb #67433c2a
+@patch
+def generate(self:Engine,
+    tokens:list,             # the prompt, token ids
+    num_samples:int=1,       # rows
+    max_tokens:int=None,     # new tokens per row, at most; None: as many as the context holds
+    temperature:float=1.0,   # 0: always the most likely token
+    top_k:int=None,          # only the k most likely tokens may come; None or 0: all
+    seed=42,                 # one number, or a list of one per sample
+    stop=None,               # ids of tokens that end a row; None: <|assistant_end|>, <|bos|> and all that only others may write
+    until:str=None,          # a text that ends a row once it has been written
+):                           # yields per step: tokens (None for a row that has ended), masks (1 sampled, 0 forced by a tool)
+    "Stream the tokens of all samples, step by step; a stop token is the last of its row."
+    seeds = self.seeds(seed, num_samples)
+    for alive in self.run([token_ids(tokens)], num_samples, max_tokens, temperature, top_k, seeds, stop, False, until):
+        column, masks = [None] * num_samples, [0] * num_samples
+        for r in alive: column[r.index], masks[r.index] = r.tokens[-1], r.mask[-1]
+        yield column, masks
+
+@patch
+def generate_batch(self:Engine,
+    prompts:list,            # one prompt, or a list of prompts of any lengths
+    num_samples:int=1,       # samples per prompt
+    max_tokens:int=None,     # new tokens per sample, at most; None: as many as the context holds
+    temperature:float=1.0,   # 0: always the most likely token
+    top_k:int=None,          # only the k most likely tokens may come; None or 0: all
+    seed=42,                 # one number, or a list of one per sample
+    stop=None,               # as in `generate`
+    batch_size:int=64,       # rows at a time, at least num_samples; changes nothing but memory and speed
+    until:str=None,          # as in `generate`
+)->list:                     # of `Generation`: all samples of the first prompt, then of the second, …
+    "Generate to the end."
+    numbers = isinstance(prompts, (list, tuple)) and len(prompts) > 0 and not hasattr(prompts[0], "__len__")
+    one = numbers or isinstance(prompts, str) or getattr(prompts, "ndim", 0) == 1
+    prompts = [token_ids(p) for p in ([prompts] if one else prompts)]
+    self.check(prompts, num_samples, max_tokens, temperature, top_k)
+    seeds, done, n = self.seeds(seed, len(prompts) * num_samples), [], max(1, batch_size // num_samples)
+    for i in range(0, len(prompts), n):
+        rows, own = None, seeds[i*num_samples:(i+n)*num_samples]
+        for alive in self.run(prompts[i:i+n], num_samples, max_tokens, temperature, top_k, own, stop, until=until):
+            rows = rows or alive
+        done += [Generation(r.prompt, r.tokens, r.mask, r.logprobs, to_parts(self.tokenizer, r.tokens), r.stop) for r in rows or []]
+    return done

@@ -7,7 +7,7 @@ __all__ = ['BUNDLE_URL', 'BUNDLE_SIZE', 'evaluate_bpb', 'entropy', 'byte_bpb', '
            'sample_text', 'sample_texts', 'render_item', 'find_copies', 'few_shot', 'common_prefix', 'find_answers',
            'scored_rows', 'score_rows', 'longer_context', 'score_in_batches', 'tokenised_items', 'accuracy',
            'evaluate_task', 'builtin_tasks', 'builtin_bundle', 'centered', 'load_bundle', 'read_items', 'check_zip',
-           'unpack', 'get_bundle', 'core_parts', 'evaluate_core']
+           'unpack', 'get_bundle', 'core_parts', 'CoreItems', 'evaluate_core']
 
 # %% ../nbs/30_evaluation.ipynb #d32fe880
 import csv, json, lzma, math, os, random, shutil, stat, time, zipfile, zlib
@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain, groupby, islice
 from pathlib import Path, PurePosixPath
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from .common import CourseError, Runtime, atomic_path, write_json
 from .corpus import download
 from .dataloader import Prefetcher
@@ -462,6 +462,34 @@ def core_parts(
         data = data[:max_per_task] if max_per_task > 0 else data
         for part in tokenised_items(tokenizer, data, t["kind"], t["num_fewshot"], t["delimiter"], rt, max_len): yield t, data, part
 
+class CoreItems:
+    "The items of CORE as token rows: prepared beside the first evaluation, kept for the next ones."
+    def __init__(self,
+        tokenizer, bundle_dir,  # see `evaluate_core`
+        rt:Runtime,             # where it runs
+        max_per_task:int=-1,    # use only so many items of each task
+        tasks:list=None,        # labels, all by default
+        max_len:int=None,       # see `find_answers`
+        keep:bool=True,         # False: for one evaluation only
+    ):
+        self.tasks = [t for t in load_bundle(bundle_dir) if not tasks or t["label"] in tasks]
+        if not self.tasks:
+            raise CourseError(f"no task of the bundle is named {', '.join(tasks)}: leave the list out to evaluate all")
+        self.make = lambda: core_parts(tokenizer, self.tasks, rt, max_per_task, max_len)
+        self.keep, self.kept = keep, None
+
+    def __iter__(self): # yields as `core_parts`
+        if self.kept is not None:
+            yield from self.kept
+            return
+        kept = []
+        with closing(Prefetcher(self.make(), 2)) as ahead:
+            for task, data, (numbers, items) in ahead:
+                rows = [[(np.array(ids, dtype=np.int32), start) for ids, start in item] for item in items] # 4 bytes a token
+                if self.keep: kept.append((task, data, (numbers, rows)))
+                yield task, data, (numbers, rows)
+        if self.keep: self.kept = kept
+
 def evaluate_core(
     model, tokenizer,       # see `score_rows`
     bundle_dir,             # see `load_bundle`
@@ -469,13 +497,14 @@ def evaluate_core(
     rt:Runtime=None,        # where it runs, one process on the model's device by default
     batch_tokens:int=16384, # most tokens in one forward pass
     tasks:list=None,        # labels to evaluate, all by default
+    items:CoreItems=None,   # prepared before; then bundle, tasks and number of items are those of `items`
 )->dict:                    # core_metric; accuracy, centered, seconds by label
     "The CORE score (DataComp-LM, arXiv 2406.11794): mean over tasks of the accuracy above chance."
     device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
     rt, out = rt or Runtime(device, torch.float32), dict(core_metric=0., accuracy={}, centered={}, seconds={})
-    wanted = [t for t in load_bundle(bundle_dir) if not tasks or t["label"] in tasks]
-    if not wanted: raise CourseError(f"no task of the bundle is named {', '.join(tasks)}: leave the list out to evaluate all")
-    with closing(Prefetcher(core_parts(tokenizer, wanted, rt, max_per_task, getattr(model, "max_seq_len", None)), 2)) as ahead:
+    max_len = getattr(model, "max_seq_len", None)
+    items = items or CoreItems(tokenizer, bundle_dir, rt, max_per_task, tasks, max_len, keep=False)
+    with closing(iter(items)) as ahead:
         for label, parts in groupby(ahead, key=lambda part: part[0]["label"]):
             start, (t, data, first) = time.time(), next(parts)
             acc = accuracy(model, data, t["kind"], chain([first], (part for _, _, part in parts)), rt, batch_tokens)

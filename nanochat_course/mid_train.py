@@ -19,6 +19,7 @@ from .corpus import documents, list_shards
 from .optim import param_groups
 from .scaling import MIN_STEPS, REF_BATCH, SMALL_RUN, Plan, Schedule, memory_per_rank, plan
 from .precision import compile_model
+from .base_train import optional_parts
 from .checkpoint import checkpoint_dir, differences, latest_step, load_checkpoint, load_model, load_optimizer_tensors, step_path
 from .train import LoopConfig, open_log, train
 from .tasks import (ConversationLoader, DocumentTask, FileTask, PUBLISHED, TaskMixture, chat, make_task, mean_over_step,
@@ -81,7 +82,7 @@ def find_tag(
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/43_mid_train.ipynb #0a4c0646
+# %% ../nbs/43_mid_train.ipynb #4f81abdf
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -111,13 +112,14 @@ class MidTrainConfig:
     mixture:str="laptop_mid"     # tasks with their epochs, "smoltalk:1 mmlu:3", or a name from tasks.MIXTURES; empty: only your own
     task_data:str=""             # folder with a sub-folder for each published task; empty: they are downloaded
     documents:int=200            # documents of the corpus among the conversations
+    documents_from:int=0         # the first of them, by its number in the corpus: later ones may be new to the model
     corpus:str="docstrings"      # of the documents: a folder under data/, or a path to a folder of shards
     eval_every:int=-1            # steps between measurements of the held-out loss; -1: at the end only
     eval_items:int=64            # held-out conversations per task
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=42                  # order of the mixture
 
-# %% ../nbs/43_mid_train.ipynb #07a58bca
+# %% ../nbs/43_mid_train.ipynb #6a944447
 def chat_tasks(
     config,             # its mixture, and conversations of the user's
     split:str="train",  # "train" or "test"
@@ -132,7 +134,9 @@ def training_mixture(config)->TaskMixture: # as above, and how many documents
     "The conversations of a stage, with documents of the corpus among them."
     tasks = chat_tasks(config)
     if config.documents:
-        texts = islice(documents(list_shards(corpus_dir(config.corpus), "train")), config.documents)
+        begin = config.documents_from
+        texts = list(islice(documents(list_shards(corpus_dir(config.corpus), "train")), begin, begin + config.documents))
+        if not texts: raise CourseError(f"corpus {config.corpus} has no document number {begin:,}: lower --documents-from")
         tasks.append((DocumentTask(texts), 1))
     if not tasks: raise CourseError("there is nothing to learn: give --conversations a file, or --mixture some tasks")
     return TaskMixture(tasks, config.seed)
@@ -198,7 +202,7 @@ def stage_plan(
     T = loader.seq_len
     return plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=T, window_pattern=shape.window_pattern,
                 aspect_ratio=shape.n_embd // shape.n_layer, head_dim=shape.head_dim, n_kv_head=shape.n_kv_head,
-                target_tokens=len(loader.rows) * T, warmup_steps=config.warmup_steps, warmdown_ratio=config.warmdown_ratio,
+                parts=optional_parts(shape), target_tokens=len(loader.rows) * T, warmup_steps=config.warmup_steps, warmdown_ratio=config.warmdown_ratio,
                 final_lr_frac=config.final_lr_frac, **kw)
 
 def chat_plan(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'ADAMW', 'MUON', 'ADAM_BY_ROLE', 'adamw_equations_', 'fusable', 'adamw_update_', 'lr_factor', 'whole_norm',
-           'equalize_rows_', 'even_rows', 'exact_norm', 'muon_direction_', 'compiled_direction', 'muon_update_',
-           'stacked', 'check_group', 'evaluate_closure', 'MuonAdamW', 'by_shape', 'with_names', 'vocabulary_tables',
-           'AdamW', 'Muon', 'param_groups']
+           'second_moment_shape', 'equalize_lines_', 'even_rows', 'exact_norm', 'muon_direction_', 'compiled_direction',
+           'muon_update_', 'stacked', 'check_group', 'evaluate_closure', 'MuonAdamW', 'by_shape', 'with_names',
+           'vocabulary_tables', 'AdamW', 'Muon', 'param_groups']
 
 # %% ../nbs/21_optim.ipynb #cbde9df5
 import warnings
@@ -80,14 +80,22 @@ def whole_norm(
     "The Frobenius norm of each matrix of a stack."
     return torch.linalg.vector_norm(X.square().sum(-1), dim=-1, ord=1)[:, None, None].sqrt()
 
-def equalize_rows_(
+def second_moment_shape(
+    shape,   # (m, n) of a matrix
+)->tuple:    # (m, 1), or (1, n) where there are more columns than rows
+    "One number for each row, or for each column: whichever are more."
+    m, n = shape
+    return (m, 1) if m >= n else (1, n)
+
+def equalize_lines_(
     O:torch.Tensor,              # (K, m, n) orthogonalised updates, float32
-    second_moment:torch.Tensor,  # (K, m, 1) running mean square of each row, changed in place
+    second_moment:torch.Tensor,  # (K, m, 1) running mean square of each row, or (K, 1, n) of each column; changed in place
     beta2,                       # its decay: a number, or a 0-dim tensor
     eps:float=1e-10,             # floor of the mean square
 )->torch.Tensor:                 # (K, m, n)
-    "Divide each row by its running size, and keep the norm of the whole matrix (NorMuon: Li et al. 2025, arXiv 2510.05491)."
-    second_moment.lerp_(O.square().mean(-1, keepdim=True), 1 - beta2)
+    "Divide each row (or column) by its running size, and keep the whole norm (NorMuon: Li et al. 2025, arXiv 2510.05491)."
+    along = -1 if second_moment.shape[-1] == 1 else -2
+    second_moment.lerp_(O.square().mean(along, keepdim=True), 1 - beta2)
     N = O * second_moment.clamp(min=eps).rsqrt()
     return N * (whole_norm(O) / whole_norm(N).clamp(min=eps))
 
@@ -113,7 +121,7 @@ METHODS = dict(newton_schulz=lambda steps: (QUINTIC,) * steps, polar_express=pol
 def muon_direction_(
     G:torch.Tensor,              # (K, m, n) gradients
     M:torch.Tensor,              # (K, m, n) momentum: running mean of the gradients, changed in place
-    S:torch.Tensor=None,         # (K, m, 1) NorMuon's running mean squares, changed in place; None leaves them out
+    S:torch.Tensor=None,         # (K, m, 1) or (K, 1, n) NorMuon's running mean squares, changed in place; None leaves them out
     momentum=0.95,               # a number, or a 0-dim tensor
     beta2=None,                  # the same, for S
     nesterov:bool=True,          # look one step ahead
@@ -130,7 +138,7 @@ def muon_direction_(
     O = orthogonalize(ahead, triples, dtype)
     O = O.float() if out is None else out.copy_(O)
     if renormalize: O = exact_norm(O)
-    return O if S is None else equalize_rows_(O, S, beta2)
+    return O if S is None else equalize_lines_(O, S, beta2)
 
 @lru_cache
 def compiled_direction(): # compiled when first called, once for each shape
@@ -143,7 +151,7 @@ def muon_update_(
     params,                      # K matrices (m, n): a list, or a stack (K, m, n); changed in place
     grads,                       # the same of their gradients
     momentum_buffers,            # the same; changed in place
-    second_moments=None,         # the same of columns (m, 1), for NorMuon; changed in place
+    second_moments=None,         # the same of `second_moment_shape`, for NorMuon; changed in place
     *, lr:float, momentum:float=0.95, nesterov:bool=True, weight_decay:float=0., ns_steps:int=5, method:str="polar_express",
     lr_scale="keller",           # rule of `lr_factor`
     cautious:bool=False,         # decay only the weights that the update shrinks as well
@@ -250,7 +258,8 @@ class MuonAdamW(torch.optim.Optimizer):
             state.update(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         elif group["kind"] == "muon":
             if not state: state["momentum_buffer"] = torch.zeros_like(p)
-            if group["beta2"] is not None and "second_moment" not in state: state["second_moment"] = torch.zeros(p.shape[0], 1, device=p.device)
+            if group["beta2"] is not None and "second_moment" not in state:
+                state["second_moment"] = torch.zeros(second_moment_shape(p.shape), device=p.device)
 
     def step_adamw(self, g, params):
         "AdamW for one group."
@@ -284,7 +293,7 @@ def load_state_tensors(self:MuonAdamW,
         name, _, k = key.rpartition("/")
         if name not in params: raise CourseError(f"saved optimizer state {key!r} belongs to no parameter of this model: was it saved with another depth or architecture?")
         p = params[name]
-        shape = {"step": (), "second_moment": (p.shape[0], 1) if p.ndim else ()}.get(k, tuple(p.shape))
+        shape = {"step": (), "second_moment": second_moment_shape(p.shape) if p.ndim == 2 else ()}.get(k, tuple(p.shape))
         if tuple(t.shape) != shape: raise CourseError(f"saved optimizer state {key!r} has shape {tuple(t.shape)}, this model needs {shape}: was it saved with another depth or architecture?")
         state.setdefault(p, {})[k] = t.detach().to(p.device, copy=True)
     self.state.clear()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GPU_MEMORY', 'RESERVE', 'HEAD_LOGITS', 'MOST_TOKENS', 'UTILISATION', 'SHARD_BYTES', 'ENVIRONMENT', 'KEPT',
-           'gpu_memory', 'memory_by_part', 'largest_batch', 'checkpoint_bytes', 'storage', 'PlanConfig', 'planned',
-           'bill', 'show_bill', 'print_plan', 'main']
+           'TOKENS_A_FILE', 'OTHER_RUNS', 'gpu_memory', 'memory_by_part', 'largest_batch', 'checkpoint_bytes',
+           'storage', 'PlanConfig', 'planned', 'bill', 'show_bill', 'print_plan', 'main']
 
 # %% ../nbs/53_plan.ipynb #c30c142a
 import json
@@ -64,7 +64,7 @@ def largest_batch(
 # %% ../nbs/53_plan.ipynb #f9762d28
 UTILISATION = 0.5   # of the bf16 peak; published runs of this kind on eight H100s lie between 0.45 and 0.65
 
-# %% ../nbs/53_plan.ipynb #b9ad75a1
+# %% ../nbs/53_plan.ipynb #e497d411
 SHARD_BYTES = 100e6                                             # of the real corpus
 ENVIRONMENT = 8e9                                               # the Python environment with CUDA
 
@@ -79,13 +79,19 @@ def checkpoint_bytes(
 
 def storage(
     p:Plan,     # the run
+    token_files:bool=False, # the text comes as files of tokens
 )->dict:        # shards, download and disk in bytes
     "What lies on the disk: text, checkpoints, the environment."
-    shards = 1 + shards_for(p.tokens)                           # and the validation shard
-    text = shards * SHARD_BYTES
+    shards = 1 + (-(-p.tokens // TOKENS_A_FILE) if token_files else shards_for(p.tokens))      # and the validation shard
+    text = shards * (2 * TOKENS_A_FILE if token_files else SHARD_BYTES)
     return dict(shards=shards, download=round(text), disk=round(text + KEPT * checkpoint_bytes(p) + ENVIRONMENT))
 
-# %% ../nbs/53_plan.ipynb #61b494ec
+# %% ../nbs/53_plan.ipynb #c360907d
+TOKENS_A_FILE = 10**8
+OTHER_RUNS = {"nanogpt-124m": dict(tok_train=dict(vocab_size=50257),
+                                   base_train=dict(depth=12, max_seq_len=1024, total_batch_size=2**19, num_iterations=4578))}
+
+# %% ../nbs/53_plan.ipynb #d859629b
 @dataclass(frozen=True)
 class PlanConfig:
     "What a run needs: parameters, memory, hours, dollars, disk. Nothing is started."
@@ -103,16 +109,16 @@ def planned(
 )->Plan:               # the base model's run, with the rows that fit
     "The pretraining run that the flags describe."
     c = config
-    name = c.preset or ("8xh100" if c.gpus >= 8 else "gpu")
-    if name not in PRESETS: raise CourseError(f"unknown preset {name!r}: choose {', '.join(PRESETS)}")
+    name, presets = c.preset or ("8xh100" if c.gpus >= 8 else "gpu"), PRESETS | OTHER_RUNS
+    if name not in presets: raise CourseError(f"unknown preset {name!r}: choose {', '.join(presets)}")
     if c.gpus < 1: raise CourseError(f"gpus {c.gpus}: at least 1 is needed")
-    flags = dict(PRESETS[name]["base_train"], device_batch_size=-1)
+    flags = dict(presets[name]["base_train"], device_batch_size=-1)
     if c.depth != -1: flags["depth"] = c.depth
     if c.ratio != -1: flags["target_param_data_ratio"] = c.ratio
-    vocab_size = PRESETS[name]["tok_train"]["vocab_size"]
+    vocab_size = presets[name]["tok_train"]["vocab_size"]
     return largest_batch(base_plan(BaseTrainConfig(**flags), vocab_size, c.gpus), c.gpu)
 
-# %% ../nbs/53_plan.ipynb #cd36b73e
+# %% ../nbs/53_plan.ipynb #638fc558
 def bill(
     config:PlanConfig, # what is asked for
 )->dict:               # plain numbers: bytes, hours, dollars
@@ -125,7 +131,7 @@ def bill(
     return dict(depth=p.depth, gpus=config.gpus, gpu=config.gpu, parameters=groups["total"], parameter_groups=groups, tokens=p.tokens,
                 steps=p.num_iterations, total_batch_size=p.total_batch_size, device_batch_size=p.device_batch_size,
                 grad_accum_steps=p.grad_accum_steps, memory_per_gpu=memory_by_part(p), gpu_memory=gpu_memory(config.gpu), flops=p.flops,
-                flops_per_token=p.flops_per_token, hours=hours, mfu=config.utilisation, dollars=hours * hourly, **storage(p))
+                flops_per_token=p.flops_per_token, hours=hours, mfu=config.utilisation, dollars=hours * hourly, **storage(p, config.preset in OTHER_RUNS))
 
 # %% ../nbs/53_plan.ipynb #a722936c
 def show_bill(

@@ -56,10 +56,10 @@ RECIPE = [
 
 RECORD = {s.flag: s.ours for s in RECIPE}   # flags of `base_train`
 
-# %% ../nbs/28_recipe.ipynb #83032d8c
+# %% ../nbs/28_recipe.ipynb #5217b7d1
 ELSEWHERE = [   # what no flag of the recipe says
-    Setting("NorMuon's axis", "red_dim", "the longer side", "", "rows", "as its paper: a row of a matrix is a neuron, also where there are fewer of them than columns"),
-    Setting("weight decay of the AdamW groups", "adam", "constant", "", "falls with Muon's", "one schedule for all groups; these decays are small"),
+    Setting("NorMuon's axis", "red_dim", "the longer side", "", "the longer side"),
+    Setting("weight decay of the AdamW groups", "adam", "constant", "", "constant"),
     Setting("embeddings", "COMPUTE_DTYPE", "bfloat16", "", "float32", "small updates survive; costs 4 bytes more per entry"),
     Setting("head in FP8", "fp8", "yes", "", "no", "our head computes its loss in chunks with its own gradient, which torchao does not convert; 7% of the products"),
     Setting("evaluation", "disable_fp8", "without FP8", "", "without FP8"),

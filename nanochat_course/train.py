@@ -8,7 +8,7 @@ __all__ = ['M_TRIM_THRESHOLD', 'M_MMAP_MAX', 'GLIBC_DEFAULTS', 'next_token_loss'
            'forward_backward', 'describe', 'stop_not_finite', 'LoopState', 'run_settings', 'check_loop', 'resume_state',
            'finished', 'told_by_rank_0', 'open_log', 'cut_log', 'Loop', 'train', 'lr_range_test']
 
-# %% ../nbs/27_train.ipynb #96900e3b
+# %% ../nbs/27_train.ipynb #9a09ad03
 import ctypes, gc, json, math, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from tqdm.std import tqdm
 from .common import CourseError, RunLog, Runtime, read_json, read_log, write_json
 from .scaling import mfu
-from .checkpoint import differences, gather_bytes, latest_step, load_latest, restore, save_checkpoint
+from .checkpoint import CheckpointWriter, differences, gather_bytes, latest_step, load_latest, restore
 from .checkpoint import rng_state, set_rng_state, unwrap
 
 # %% ../nbs/27_train.ipynb #4b71d122
@@ -39,15 +39,16 @@ def clip(
     if hasattr(optimizer, "clip_grad_norm_"): return torch.as_tensor(optimizer.clip_grad_norm_(max_norm))
     return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
-# %% ../nbs/27_train.ipynb #609ffa05
+# %% ../nbs/27_train.ipynb #e4192d3f
 def set_schedule(
     optimizer,     # with `param_groups`
     values:dict,   # lr and weight_decay: multipliers; momentum: the value itself, or None to leave it
 ):
-    "Set each group's learning rate, momentum and weight decay for this step."
+    "Set each group's learning rate, momentum and weight decay for this step; AdamW's own groups keep their small decay."
     for g in optimizer.param_groups:
         for name in ("lr", "weight_decay"):
-            if name in g: g[name] = g.setdefault(f"initial_{name}", g[name]) * values.get(name, 1.)
+            if name not in g or (name == "weight_decay" and g.get("kind") == "adamw"): continue
+            g[name] = g.setdefault(f"initial_{name}", g[name]) * values.get(name, 1.)
         if "momentum" in g and values.get("momentum") is not None: g["momentum"] = values["momentum"]
 
 # %% ../nbs/27_train.ipynb #e78023d3
@@ -205,7 +206,7 @@ class Batches:
         "Let the loader end its threads."
         if hasattr(self.it, "close"): self.it.close()
 
-# %% ../nbs/27_train.ipynb #04485251
+# %% ../nbs/27_train.ipynb #b1770892
 @dataclass(frozen=True)
 class LoopConfig:
     "How long and how often; 0 or less turns an interval off."
@@ -213,6 +214,7 @@ class LoopConfig:
     grad_accum_steps:int=1      # batches per step and rank
     grad_clip:float=1.0         # longest global gradient norm; 0 turns clipping off
     eval_every:int=0            # evaluate every so many steps, from step 0 on; always at the last
+    core_every:int=0            # the `core` measurement every so many steps and at the last; 0: never
     sample_every:int=0          # samples every so many steps; always at the last
     save_every:int=0            # a checkpoint every so many steps; always at the last
     keep_last:int=2             # how many checkpoints stay; 0 keeps all
@@ -265,7 +267,7 @@ def stop_not_finite(
     raise CourseError(f"step {step}: {what} is not finite; loader state after the batch: {describe(states[bad or 0])}; "
                       f"{good}; look at the batch or lower the learning rate, then start again")
 
-# %% ../nbs/27_train.ipynb #aec1b941
+# %% ../nbs/27_train.ipynb #aef98990
 @dataclass
 class LoopState:
     "What the loop itself must remember across a stop."
@@ -298,7 +300,7 @@ def check_loop(
         raise CourseError(f"{type(optimizer).__name__} does not average gradients over {rt.world_size} processes: "
                           "use zero2.DistMuonAdamW")
 
-# %% ../nbs/27_train.ipynb #862a5d2b
+# %% ../nbs/27_train.ipynb #2c24a01d
 def resume_state(
     directory,             # of the checkpoints, or None
     model:torch.nn.Module, # changed in place
@@ -365,7 +367,7 @@ def cut_log(
     cut = RunLog(log.path if isinstance(log, RunLog) else log, resume_step=step, enabled=rt.is_main)
     return log if isinstance(log, RunLog) else cut
 
-# %% ../nbs/27_train.ipynb #7a7a43d2
+# %% ../nbs/27_train.ipynb #1e170ff1
 @dataclass(eq=False, repr=False)
 class Loop:
     "One run of the training loop; `train` makes it and explains its arguments."
@@ -378,7 +380,8 @@ class Loop:
     schedule:object                  # as in `train`, like what follows
     loss_fn:object=next_token_loss   # (model, inputs, targets) -> mean loss
     evaluate:object=None             # step -> dict of metrics
-    sample:object=None               # step -> None
+    core:object=None                 # the same, at an interval of its own
+    sample:object=None               # step -> what the model said, or None
     log:RunLog=None                  # None keeps no lines
     directory:Path=None              # of the checkpoints; None keeps nothing
     settings:dict=None               # from `run_settings`
@@ -387,6 +390,7 @@ class Loop:
     def __post_init__(self):
         self.started, self.before = time.perf_counter(), self.state.seconds
         self.saved = self.state.step if self.directory else None              # the newest checkpoint
+        self.writer = CheckpointWriter(self.directory, self.rt, self.loop.keep_last) if self.directory else None
         self.history = read_log(self.log.path) if self.log is not None and self.log.enabled else []
         self.metrics, self.speed = {}, Speed()
         self.progress = Progress(self.loop.num_iterations, self.state.step, self.desc, self.rt.is_main)
@@ -399,12 +403,12 @@ class Loop:
     def smooth_loss(self)->float: # nats; nan before the first step
         return self.state.ema / (1 - self.loop.smoothing**self.state.step) if self.state.step else math.nan
 
-# %% ../nbs/27_train.ipynb #e8663e8d
+# %% ../nbs/27_train.ipynb #b4288733
 @patch
 def one_step(self:Loop,
     stop,            # from `stop_signals`: was this rank asked to stop?
 )->bool:             # True if some rank was asked to stop
-    "Gradient, clipping, update; all ranks agree on the loss and on whether to stop."
+    "Gradient, clipping, update; all ranks agree on the loss, on whether to stop, and on whether saving has failed."
     start, loop, step = time.perf_counter(), self.loop, self.state.step
     values = self.schedule(step)
     set_schedule(self.optimizer, values)
@@ -413,10 +417,13 @@ def one_step(self:Loop,
     norm = clip(self.model, self.optimizer, loop.grad_clip) if loop.grad_clip > 0 else torch.zeros(())
     self.optimizer.step()
     self.optimizer.zero_grad(set_to_none=True)                # frees the memory instead of filling it with zeros
-    asked = torch.tensor(float(stop()), device=losses.device)
-    agreed = torch.stack([losses.mean(), norm.detach().float().to(losses.device), asked])
-    loss, norm, stopping = self.rt.all_reduce(agreed, "mean").tolist()              # waits for the device
-    if not (math.isfinite(loss) and math.isfinite(norm)): stop_not_finite(step, losses, norm, states, self.directory)
+    unsaved = self.writer is not None and self.writer.failed
+    signs = torch.tensor([float(stop()), float(unsaved)], device=losses.device)
+    agreed = torch.cat([torch.stack([losses.mean(), norm.detach().float().to(losses.device)]), signs])
+    loss, norm, stopping, unsaved = self.rt.all_reduce(agreed, "mean").tolist()     # waits for the device
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    if self.writer is not None and (unsaved or not finite): self.writer.finish()    # raises if it has failed
+    if not finite: stop_not_finite(step, losses, norm, states, self.directory)
     self.book(loss, norm, tokens * self.rt.world_size, time.perf_counter() - start, values)
     return stopping > 0
 
@@ -460,22 +467,22 @@ def book(self:Loop,
         self.record(st.step - 1, loss=loss, smooth_loss=self.smooth_loss, lr=values.get("lr", 1.), grad_norm=norm,
                     tokens=st.tokens, tokens_per_second=tokens / seconds, seconds=self.seconds)
 
-# %% ../nbs/27_train.ipynb #1d804894
+# %% ../nbs/27_train.ipynb #785cf570
 @patch
 def save(self:Loop):
-    "Write a checkpoint, unless this step has one."
+    "Begin a checkpoint, unless this step has one."
     if not self.directory or self.saved == self.state.step: return
     self.state.seconds = self.seconds
     loaders = [json.loads(b) for b in gather_bytes(json.dumps(self.batches.state).encode(), self.rt)]
     meta = dict(self.settings, run=self.settings, loop=asdict(self.state), loader=loaders)
-    save_checkpoint(self.directory, self.state.step, self.model, self.optimizer, meta=meta, rt=self.rt,
-                    keep_last=self.loop.keep_last)
+    self.writer.begin(self.state.step, self.model, self.optimizer, meta=meta)    # goes on beside the next steps
     self.saved = self.state.step
 
 @patch
 def interrupt(self:Loop):
     "End after a signal: nothing is lost."
     self.save()
+    if self.writer is not None: self.writer.finish()
     where = f"saved in {self.directory}" if self.directory else "nothing was saved"
     self.rt.print(f"{self.desc}: stopped after step {self.state.step:,}, {where}")
     raise KeyboardInterrupt
@@ -491,7 +498,7 @@ def result(self:Loop)->dict:
     self.rt.barrier()
     return dict(result, history=self.history)
 
-# %% ../nbs/27_train.ipynb #e820ab18
+# %% ../nbs/27_train.ipynb #9ccd54b9
 @patch
 def due(self:Loop,
     every:int,         # steps; 0 or less: never
@@ -500,16 +507,26 @@ def due(self:Loop,
     return (every > 0 and self.state.step % every == 0) or self.state.step == self.loop.num_iterations
 
 @patch
+def measure(self:Loop,
+    judge,             # step -> dict of metrics; every rank calls
+):
+    "Judge the model; log and show what comes out."
+    found = judge(self.state.step) or {}
+    self.metrics = self.metrics | found
+    if found: self.record(self.state.step, **found)
+    shown = [f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items()]
+    self.rt.print(f"{self.desc}: step {self.state.step:,} · " + " · ".join(shown))
+
+@patch
 def between_steps(self:Loop):
     "Save, evaluate, sample, whichever is due."
     step = self.state.step
     if step and self.due(self.loop.save_every): self.save()
-    if self.evaluate and self.due(self.loop.eval_every):
-        self.metrics = self.evaluate(step) or {}
-        if self.metrics: self.record(step, **self.metrics)
-        shown = [f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in self.metrics.items()]
-        self.rt.print(f"{self.desc}: step {step:,} · " + " · ".join(shown))
-    if self.sample and step and self.due(self.loop.sample_every): self.sample(step)
+    if self.evaluate and self.due(self.loop.eval_every): self.measure(self.evaluate)
+    if self.core and step and self.loop.core_every > 0 and self.due(self.loop.core_every): self.measure(self.core)
+    if self.sample and step and self.due(self.loop.sample_every):
+        said = self.sample(step)
+        if said: self.record(step, samples=said)
     self.model.train()
 
 @patch
@@ -528,15 +545,18 @@ def steps(self:Loop,
 
 @patch
 def run(self:Loop)->dict: # the result
-    "The whole run; whatever happens, the loader's threads end."
+    "The whole run; whatever happens, the threads of loader and checkpoint end."
     with quiet_collector() as collect, stop_signals() as stop, freed_memory_kept(self.rt.device):
-        try: self.steps(collect, stop)
+        try:
+            self.steps(collect, stop)
+            if self.writer is not None: self.writer.finish()
         finally:
             self.progress.close()
             self.batches.close()
+            if self.writer is not None: self.writer.close()
     return self.result()
 
-# %% ../nbs/27_train.ipynb #dab9d379
+# %% ../nbs/27_train.ipynb #226106b9
 def train(
     model:torch.nn.Module, # plain or compiled
     optimizer,             # with `param_groups`; one that averages gradients where there are several ranks
@@ -548,7 +568,8 @@ def train(
     schedule,              # step -> dict(lr=multiplier, weight_decay=multiplier, momentum=value or None)
     loss_fn=next_token_loss, # (model, inputs, targets) -> mean loss
     evaluate=None,         # step -> dict of metrics; every rank calls
-    sample=None,           # step -> None: prints or stores samples; every rank calls
+    core=None,             # step -> dict of metrics, at the interval `core_every`; every rank calls
+    sample=None,           # step -> what the model said, for the log, or None; every rank calls
     log=None,              # `RunLog` from `open_log`, or a path
     checkpoint_dir=None,   # None keeps nothing
     meta:dict=None,        # kept in the checkpoints: the stage's configuration
@@ -568,7 +589,7 @@ def train(
     if state.step: rt.print(f"{desc}: going on from step {state.step:,} in {directory}")
     if hasattr(optimizer, "overlap"):                 # compiled: all gradients come at once, reduce once a step
         optimizer.overlap &= unwrap(model) is model
-    run = Loop(model, optimizer, Batches(batches, loader), loop, rt, state, schedule, loss_fn, evaluate, sample,
+    run = Loop(model, optimizer, Batches(batches, loader), loop, rt, state, schedule, loss_fn, evaluate, core, sample,
                cut_log(log, state.step, rt), directory, settings, desc)
     return run.run()
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONVERSATIONS', 'hold', 'TranscriptConfig', 'transcript', 'main', 'to_markdown', 'to_text']
 
-# %% ../nbs/47_transcript.ipynb #5db533d2
+# %% ../nbs/47_transcript.ipynb #986cd2f6
 import time
 from dataclasses import dataclass
 from .chat_eval import SOURCES
@@ -15,14 +15,16 @@ from .engine import Engine
 from .mid_train import find_tag
 from .report import cell, talk_table
 
-# %% ../nbs/47_transcript.ipynb #113d0b71
+# %% ../nbs/47_transcript.ipynb #7d8de83b
 CONVERSATIONS = (   # what the user says, turn by turn
-    ("Hello!",), ("Who are you?",), ("Who made you?", "And what can you do?"),
-    ("Spell cat.", "And dog?"), ("How many r are in strawberry?",), ("What is 7 + 12?",), ("What is 17 + 25?", "Are you sure?"),
-    ("What does math.floor do?",), ("What does sorted do?",), ("Anna has 12 apples and gives away 5. How many are left?",),
-    ("My name is Anna.", "What is my name?"), ("What is the capital of France?",), ("Write a sentence about the sea.",), ("Thank you!",))
+    ("Hello!", "How are you?", "Thank you!"), ("Who are you?", "And who made you?", "What can you do?"),
+    ("Spell cat.", "And dog?", "And backwards?"), ("How many r are in strawberry?",),
+    ("What is 7 + 12?", "And plus 8?", "Are you sure?"), ("What is 7 * 6?",), ("Add 17 + 25 by hand.",),
+    ("What does len do?", "And sorted?", "And frobnicate?"), ("What does math.floor do?",),
+    ("Anna has 12 apples and gives away 5. How many are left?",), ("My name is Anna.", "What is 3 + 4?", "What is my name?"),
+    ("What is my name?",), ("What is the capital of France?",), ("Write a sentence about the sea.",))
 
-# %% ../nbs/47_transcript.ipynb #1027a2f0
+# %% ../nbs/47_transcript.ipynb #99cd784c
 def hold(
     engine:Engine,                # who answers
     conversations=CONVERSATIONS,  # of each, what the user says, turn by turn
@@ -31,13 +33,15 @@ def hold(
     "Hold conversations, all at once, with the likeliest answers."
     context = engine.source.config.sequence_len
     room = context - min(max_tokens, context // 4)
-    talks = [[] for _ in conversations]
+    talks, read = [[] for _ in conversations], [[] for _ in conversations]      # what is shown, and what the model reads: with its tool calls
     for turn in range(max(map(len, conversations), default=0)):
-        going = [(talk, said[turn]) for talk, said in zip(talks, conversations) if len(said) > turn]
-        for talk, text in going: talk.append(dict(role="user", content=text))
-        prompts = [engine.tokenizer.render_for_completion(dict(messages=talk))[-room:] for talk, _ in going]
-        for (talk, _), answer in zip(going, engine.generate_batch(prompts, 1, context - room, temperature=0.)):
-            talk.append(dict(role="assistant", content=answer.text.strip()))
+        going = [i for i, said in enumerate(conversations) if len(said) > turn]
+        for i in going:
+            for talk in (talks[i], read[i]): talk.append(dict(role="user", content=conversations[i][turn]))
+        prompts = [engine.tokenizer.render_for_completion(dict(messages=read[i]))[-room:] for i in going]
+        for i, answer in zip(going, engine.generate_batch(prompts, 1, context - room, temperature=0.)):
+            talks[i].append(dict(role="assistant", content=answer.text.strip()))
+            read[i].append(dict(role="assistant", content=answer.parts or ""))
     return talks
 
 # %% ../nbs/47_transcript.ipynb #02bd86a8
@@ -63,12 +67,12 @@ def transcript(
             model, tokenizer, _ = load_model(checkpoint_dir(SOURCES[source], tag), rt)
             for talk, held in zip(talks, hold(Engine(model, tokenizer), max_tokens=config.max_tokens)): talk[source] = held
         save_result("transcript", config, rt, time.time() - start, metrics=dict(conversations=len(talks)), sources=sources, talks=talks)
-        rt.print(to_text(talks[:4], sources[-1:]))
+        if rt.is_main: rt.print(to_text(talks[:4], sources[-1:]))              # the others have held none
     return talks
 
 def main(): run_main(transcript, TranscriptConfig)
 
-# %% ../nbs/47_transcript.ipynb #4af6e8c8
+# %% ../nbs/47_transcript.ipynb #fd0523be
 def to_markdown(
     talks:list,          # as `transcript` returns them
     sources,             # whose answers to show, in this order

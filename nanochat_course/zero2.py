@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch, torch.distributed as dist
 from fastcore.basics import patch
 from .common import CourseError, Runtime
-from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_
+from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_, second_moment_shape
 
 # %% ../nbs/60_zero2.ipynb #42f46cc1
 def deal(
@@ -609,10 +609,25 @@ def collect_matrix(self:DistMuonAdamW,
     owner = next(r for q, r in zip(b.params, b.owners) if q is p)
     if owner == self.rt.rank: self.init_state(p, b.group)
     shapes = dict(momentum_buffer=p.shape)
-    if b.group["beta2"] is not None: shapes["second_moment"] = (len(p), 1)
+    if b.group["beta2"] is not None: shapes["second_moment"] = second_moment_shape(p.shape)
     mine = lambda key: self.state[p][key].clone()
     out = {k: mine(k) if owner == self.rt.rank else torch.empty(s, device=p.device) for k, s in shapes.items()}
     for t in out.values(): dist.broadcast(t, owner)
+    return out
+
+# %% ../nbs/60_zero2.ipynb #shard002
+@patch
+def state_shard(self:DistMuonAdamW)->dict: # "<parameter name>/<state key>", with "@<first row>" where it is some of the rows
+    "This rank's part of the state, as it lies here: the parts of all ranks are the whole, and nothing is sent."
+    if not self.rt.distributed: return self.state_tensors()
+    out = {}
+    for n, p in self.named().items():
+        b = self.bucket_of.get(id(p))
+        if isinstance(b, MatrixBucket): mine = any(p is q for q in b.own)
+        else: mine = b.rows > 0 if isinstance(b, RowBucket) else self.rt.is_main       # small tensors are the same everywhere
+        for key, t in self.state.get(p, {}).items() if mine else ():
+            rows = f"@{b.slice.start}" if isinstance(b, RowBucket) and key != "step" else ""
+            out[f"{n}/{key}{rows}"] = t
     return out
 
 # %% ../nbs/60_zero2.ipynb #dfd3027d
@@ -641,8 +656,9 @@ def gradient_bytes(self:DistMuonAdamW)->int:
 
 # %% ../nbs/60_zero2.ipynb #e89e6178
 def make_optimizer(
-    groups:list,  # parameter groups
-    rt:Runtime,   # one process or many
+    groups:list,              # parameter groups
+    rt:Runtime,               # one process or many
+    timeout_minutes:float=10, # a collective that takes longer is an error
 )->MuonAdamW:
     "The optimizer for this world: sharded where there are several ranks."
-    return DistMuonAdamW(groups, rt) if rt.distributed else MuonAdamW(groups)
+    return DistMuonAdamW(groups, rt, timeout_minutes=timeout_minutes) if rt.distributed else MuonAdamW(groups)

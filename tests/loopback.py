@@ -5,16 +5,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from nanochat_course.corpus import write_shard
 
 
-class Raw:
-    "A server whose answers are functions: (handler, number of the request) -> None. `seen` holds the headers of the requests."
-    def __init__(self, *answers):
-        self.answers, self.seen, outer = list(answers), [], self
+class Server:
+    "A server on the loopback address; `get(handler)` answers a request, and a client that leaves is no error."
+    def __init__(self):
+        outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                outer.seen.append(dict(self.headers) | {"path": self.path})
-                answer = outer.answers[min(len(outer.seen), len(outer.answers)) - 1]
-                try: answer(self)
+                try: outer.get(self)
                 except (BrokenPipeError, ConnectionResetError): pass
             def log_message(self, *args): pass
 
@@ -24,6 +22,17 @@ class Raw:
 
     def __enter__(self): return self
     def __exit__(self, *args): self.server.shutdown(); self.server.server_close()
+
+
+class Raw(Server):
+    "A server whose answers are functions of the handler, one for each request, the last one for ever. `seen` holds the requests' headers."
+    def __init__(self, *answers):
+        self.answers, self.seen = list(answers), []
+        super().__init__()
+
+    def get(self, handler):
+        self.seen.append(dict(handler.headers) | {"path": handler.path})
+        self.answers[min(len(self.seen), len(self.answers)) - 1](handler)
 
 
 def answer(status, body=b"", **headers):

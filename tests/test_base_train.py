@@ -4,10 +4,11 @@ import json, os, random, shutil, signal, subprocess, sys, time
 import pytest
 import torch
 
-from nanochat_course.base_train import BaseTrainConfig, base_plan, build_model
-from nanochat_course.checkpoint import load_checkpoint, latest_step
+from nanochat_course.base_train import GENERAL, BaseTrainConfig, base_plan, build_model
+from nanochat_course.checkpoint import load_checkpoint, load_model, latest_step
 from nanochat_course.common import Runtime, read_json, read_log
 from nanochat_course.corpus import make_corpus
+from nanochat_course.evaluation import builtin_bundle, evaluate_core, sample_text
 from nanochat_course.gpt import GPTConfig
 from nanochat_course.tok_train import TokTrainConfig, tok_train
 
@@ -40,12 +41,14 @@ def final(folder): return load_checkpoint(folder / "base_checkpoints" / "d1").mo
 
 
 def test_killed_at_random_moments_it_ends_the_same(folder, tmp_path):
-    "The same weights, bit for bit, from one run and from a run that was killed again and again."
+    "The same weights, bit for bit, from one run and from a run that was killed again and again, and asked questions between the kills."
     one, many = tmp_path / "one", tmp_path / "many"
     for d in (one, many): shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
     flags, kills = {**FLAGS, "num_iterations": 60}, 0
     p = launch(one, flags)
     assert p.wait(timeout=240) == 0, p.stderr.read()
+    builtin_bundle(many / "eval_bundle", 6)
+    flags |= dict(sample_every=7, core_metric_every=20, core_metric_max_per_task=3)
     log = many / "report" / "base_train.jsonl"
     for steps in random.Random(time.time_ns()).sample(range(1, 50), 4):    # killed as soon as the log shows so many steps, or some more
         p, deadline = launch(many, flags), time.time() + 120
@@ -110,11 +113,12 @@ def test_the_laptop_plan_and_the_real_one():
     assert model.config.n_embd == 256 and model.num_params()["total"] == 5242880
 
 
-def test_two_processes_train_like_one(folder, tmp_path):
+def test_two_processes_train_like_one(folder, tmp_path, monkeypatch):
     "torchrun with two gloo processes and the sharded optimizer runs the same module; losses start alike and fall."
     d = tmp_path / "d"
     shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
-    flags = {**FLAGS, "num_iterations": 8, "device_batch_size": 2, "model_tag": "two"}
+    builtin_bundle(d / "eval_bundle", 8)
+    flags = {**FLAGS, "num_iterations": 8, "device_batch_size": 2, "model_tag": "two", "sample_every": 4, "core_metric_every": 4, "core_metric_max_per_task": 7}
     words = command(flags)[2:]
     p = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *words],
                        env=dict(os.environ, NANOCHAT_COURSE_DIR=str(d), OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=240)
@@ -122,6 +126,13 @@ def test_two_processes_train_like_one(folder, tmp_path):
     losses = [r["loss"] for r in read_log(d / "report" / "base_train.jsonl") if "loss" in r]
     result = read_json(d / "report" / "base_train.json")
     assert result["world_size"] == 2 and result["tokens"] == 8 * 256 and losses[-1] < losses[0] and abs(losses[0] - torch.tensor(300.0).log()) < 0.1
+    lines = read_log(d / "report" / "base_train.jsonl")
+    assert [r["step"] for r in lines if "core" in r] == [r["step"] for r in lines if "samples" in r] == [4, 8]
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(d))
+    model, tok, _ = load_model(d / "base_checkpoints" / "two", Runtime(torch.device("cpu"), torch.float32))
+    alone = evaluate_core(model, tok, d / "eval_bundle", 7)["core_metric"]            # two ranks shared the questions; the mark is that of one
+    assert result["metrics"]["core"] == pytest.approx(alone, abs=1e-6) and result["tables"]["CORE"].keys() == {"step 4", "step 8"}
+    assert [r["samples"] for r in lines if "samples" in r][-1] == [sample_text(model, tok, q, 24) for q in GENERAL]
 
 
 def test_a_finished_run_is_not_passed_off_as_one_with_other_settings(folder, tmp_path):
@@ -138,7 +149,6 @@ def test_a_finished_run_is_not_passed_off_as_one_with_other_settings(folder, tmp
 
 def test_the_record_in_two_processes_leaves_a_checkpoint_that_answers(folder, tmp_path, monkeypatch):
     "The preset's own flags, the sharded optimizer, a file that keeps every field, and an engine that continues as the model does."
-    from nanochat_course.checkpoint import load_model
     from nanochat_course.engine import Engine
     from nanochat_course.recipe import RECORD
     from nanochat_course.speedrun import command_line
@@ -160,3 +170,14 @@ def test_the_record_in_two_processes_leaves_a_checkpoint_that_answers(folder, tm
     with torch.no_grad():
         for _ in range(12): want.append(model(torch.tensor([want]))[0, -1].argmax().item())
     assert got == want[len(ids):]
+
+
+def test_ranks_wait_longer_while_text_is_arriving(tmp_path):
+    "The download's sign of life is what the loader looks at, too."
+    from nanochat_course import corpus
+    from nanochat_course.base_train import patience
+    assert patience(tmp_path) == 10
+    (tmp_path / corpus.HEARTBEAT).touch()
+    assert patience(tmp_path) == 60
+    os.utime(tmp_path / corpus.HEARTBEAT, (time.time() - 2 * corpus.PATIENCE,) * 2)
+    assert patience(tmp_path) == 10

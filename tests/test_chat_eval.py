@@ -1,5 +1,5 @@
 "Chat evaluation: intervals that hold what they promise, graders asked evenly, the report of each stage."
-import json, math
+import json, math, re
 from dataclasses import replace
 from types import SimpleNamespace
 import pytest, torch
@@ -243,3 +243,63 @@ def test_bad_input(world, tmp_path, monkeypatch):
         with pytest.raises(CourseError, match=text): chat_eval(replace(good, **kwargs))
     monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path / "empty"))
     with pytest.raises(CourseError, match="base_train"): chat_eval(good)
+
+
+# sixty questions
+
+def test_no_question_of_the_probes_is_taught():
+    from nanochat_course.chat_eval import LESSONS, PROBES
+    from nanochat_course.tasks import TASKS, make_task
+    users = lambda c: tuple(m["content"] for m in c["messages"][::2])
+    asked = [q for probes in PROBES.values() for _, q, _ in probes]
+    assert len(set(asked)) == 60 and {len(p) for p in PROBES.values()} == {20} and len(LESSONS) == 20 and {len(l) for l in LESSONS} == {3}
+    taught = {u for name in TASKS if name not in ("talk", "persona") for u in map(users, make_task(name))}
+    assert not {(q,) for q in asked} & taught
+    talks = {users(c)[:3] for c in make_task("talk")}
+    assert not {tuple(q for q, _ in lesson) for lesson in LESSONS} & talks and not {(q,) for q in asked} & {t[:1] for t in talks}
+
+
+def test_what_is_right_in_a_probe_is_right():
+    "Sums and counts worked out here; held-out words are spelled; names that are told come back."
+    from nanochat_course.chat_eval import LESSONS, PROBES, is_right
+    from nanochat_course.tasks import taught_functions
+    functions = dict(taught_functions())
+    for skill, q, right in (x for probes in PROBES.values() for x in probes):
+        if skill == "calculator" and (m := re.search(r"(\d+) ([-+*]) (\d+)(?! [-+*])[^+]*$", q)) and q.count("+") < 2: assert right == f"= {eval(m[0].split('for')[0].split('is.')[0].rstrip('?. is'))}", q
+        if m := re.search(r"(?:many|letter) (?:times is )?(\w) (?:are )?in (\w+)|many (\w) does (\w+)", q): assert right == f"= {(m[2] or m[4]).count(m[1] or m[3])}", q
+        if right.startswith("does "): assert right[5:] in functions and right[5:] in q
+        if skill == "unknownfunctions": assert right == "refusal" and not set(re.findall(r"[\w.]*\w\(?", q)) & set(n for n in functions if "." in n)
+        if re.fullmatch(r"\w( \w){2,}", right) and "and" not in q: assert right.replace(" ", "") in q
+    for lesson in LESSONS:
+        for n, (q, right) in enumerate(lesson):
+            if right.startswith("does "): assert right[5:] in functions
+            if right.istitle() and right not in ("Nano", "Hello"): assert any(right in said for said, _ in lesson[:n + 1])
+
+
+@pytest.mark.parametrize("right,good,bad", [
+    ("refusal", ["I do not know.", "I cannot do that.", "You have not told me."], ["Paris.", "", "I know."]),
+    ("= 42", ["17+25=42", "42", "#### 42"], ["142", "42-1=41", "I do not know. 42", ""]),
+    ("l i s t", ["l i s t", "L i s t."], ["list", "l i s t s", "l s t i"]),
+    ("Gina", ["Your name is Gina.", "Hello, Gina!"], ["Your name is not Gina.", "Your name is Regina.", "You have not told me."]),
+    ("yes", ["Yes.", "Yes, it is."], ["No.", "8+5=13"]),
+    ("does len", ["Return the number of items in a container."], ["Return the number of items.", "I do not know that function."])])
+def test_the_grader_of_the_probes(right, good, bad):
+    from nanochat_course.chat_eval import is_right
+    assert [a for a in good if not is_right(a, right)] == [] and [a for a in bad if is_right(a, right)] == []
+
+
+def test_probes_are_asked_with_the_answers_of_before():
+    "A model that always says the same is asked; and an engine that records what it reads has each turn's own answers in it."
+    from nanochat_course.chat_eval import LESSONS, ask_probes
+    read = []
+    texts = [q for l in LESSONS for q, _ in l]
+    tokenizer = train_bpe(texts, vocab_size=400)
+    torch.manual_seed(0)
+    m = GPT(GPTConfig(sequence_len=256, vocab_size=400, n_layer=1, n_head=1, n_kv_head=1, n_embd=32), torch.float32)
+    m.init_weights()
+    engine = Engine(m, tokenizer)
+    found = ask_probes(engine, max_tokens=3)
+    assert len(found["answers"]) == 60 and [len(t) for t in found["talks"]] == [3] * 20 and sum(a["right"] for a in found["answers"]) < 10
+    first = found["talks"][0]
+    prompt = tokenizer.render_for_completion(dict(messages=[dict(role="user", content=LESSONS[0][0][0]), dict(role="assistant", content=first[0]["answer"]), dict(role="user", content=LESSONS[0][1][0])]))
+    assert first[1]["answer"] == engine.generate_batch([prompt], 1, 3, temperature=0.)[0].text

@@ -1,12 +1,13 @@
 "Reinforcement learning: the gradient is the exact one, rollouts can be repeated, and the stage goes on where it was killed."
-import itertools, json, os, random, shutil, signal, subprocess, sys, time, zlib
+import itertools, json, math, os, random, shutil, signal, subprocess, sys, time, zlib
 from dataclasses import replace
 from functools import partial
 import pytest, torch
 from nanochat_course.base_train import make_optimizer
-from nanochat_course.chat_rl import (ChatRLConfig, Rollout, RolloutLoader, chat_rl, evaluate_pass, group_advantages, pass_at_k,
-                                     policy_gradient_loss, roll_out, rollout_batch)
-from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, save_checkpoint
+from nanochat_course.chat_rl import (ALGORITHMS, Algorithm, ChatRLConfig, Rollout, RolloutLoader, chat_rl, evaluate_pass, group_advantages,
+                                     kl_estimate, pass_at_k, policy_gradient_loss, rl_optimizer, roll_out, rollout_batch, rollouts_html,
+                                     token_logprobs)
+from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, load_model, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir, load_result, read_log
 from nanochat_course.engine import Engine
 from nanochat_course.gpt import GPT, GPTConfig
@@ -299,3 +300,271 @@ def test_another_number_of_ranks_asks_the_next_questions(monkeypatch):
     whole, _ = asked(1, None, 9)
     first, states = asked(4, None, 3)
     assert first + asked(2, states, 6)[0] == whole and all(len(set(b)) == 8 for b in whole)
+
+
+# the family: every gradient against an enumeration of all groups of all answers, in double precision
+
+KINDS = ["none", "mean", "others", "standardised"]
+
+
+class Table(torch.nn.Module):
+    "A policy over three tokens that is a table: 2 ends an answer, at most two tokens. Called like a model of the course."
+    def __init__(self, seed=0):
+        super().__init__()
+        self.theta = torch.nn.Parameter(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))  # row: what came before
+
+    def forward(self, inputs, targets, loss_reduction="none"):
+        logp = self.theta.log_softmax(1)[inputs]                                        # (B, T, 3)
+        return -logp.gather(2, targets.clamp(min=0)[..., None])[..., 0] * (targets >= 0)
+
+
+ANSWERS = [(2,), (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]                        # all there are; their lengths differ
+REWARDS = torch.tensor([.5, 1., 0., 0., 1., .25, 0.], dtype=torch.float64)
+LIMIT, START = 2, 2                                                                    # longest answer; the prompt is one token
+
+
+def as_batch(group):
+    inputs = torch.tensor([[START, ANSWERS[i][0]] for i in group])
+    targets = torch.tensor([[*ANSWERS[i], -1][:2] for i in group])
+    return inputs, targets
+
+
+def chances(model):
+    "The probability of every answer, by multiplication."
+    p = model.theta.softmax(1)
+    return torch.stack([p[START, a[0]] * (p[a[0], a[1]] if len(a) > 1 else 1.) for a in ANSWERS])
+
+
+def through_the_loader(algorithm, group, advantages):
+    "Weights per answer as the loader makes them."
+    loader = object.__new__(RolloutLoader)
+    loader.rows, loader.algorithm, loader.max_tokens = 0, algorithm, LIMIT
+    rollouts = [Rollout("q", "", [START, *ANSWERS[i]], [0] + [1] * len(ANSWERS[i]), 0., a) for i, a in zip(group, advantages.tolist())]
+    weight = loader.passes(rollouts)[0][1]
+    return torch.tensor(weight, dtype=torch.float64) if weight != 1. else torch.ones(len(group), dtype=torch.float64)
+
+
+def expected(model, algorithm, n=2, old=None, reference=None):
+    "Minus the mean gradient of the loss over all groups of n answers of `old`, the model that sampled."
+    total, p = 0., chances(old or model).detach()
+    for group in itertools.product(range(len(ANSWERS)), repeat=n):
+        inputs, targets = as_batch(group)
+        advantages = group_advantages(REWARDS[list(group)][None], algorithm.advantage)[0]
+        more = dict(scale=through_the_loader(algorithm, group, advantages))
+        if old is not None: more["old"] = token_logprobs(old, inputs, targets)
+        if algorithm.kl: more["reference"] = token_logprobs(reference, inputs, targets)
+        loss = policy_gradient_loss(model, inputs, (targets, advantages * more["scale"], more), algorithm)
+        total = total - p[list(group)].prod() * torch.autograd.grad(loss, model.theta)[0]
+    return total
+
+
+def by_definition(model, name, n=2, old=None, reference=None, beta=0.):
+    "The same number from the papers' formulas, with plain loops over groups, answers and tokens, and finite logic of its own."
+    theta = model.theta
+    logs = theta.log_softmax(1)
+    old_logs = (old or model).theta.detach().log_softmax(1)
+    p, objective = chances(old or model).detach(), 0.
+    for group in itertools.product(range(len(ANSWERS)), repeat=n):
+        r = [float(REWARDS[i]) for i in group]
+        mean = sum(r) / n
+        deviation = (sum((x - mean)**2 for x in r) / (n - 1))**.5
+        total, tokens = 0., sum(len(ANSWERS[i]) for i in group)
+        for j, i in enumerate(group):
+            A = {"reinforce_no_baseline": r[j], "reinforce": r[j] - mean, "ppo": r[j] - mean, "dr_grpo": r[j] - mean,
+                 "rloo": r[j] - sum(r[:j] + r[j+1:]) / (n - 1)}.get(name, (r[j] - mean) / (deviation + 1e-6))
+            share = {"grpo": 1 / (n * len(ANSWERS[i])), "dr_grpo": 1 / (n * LIMIT)}.get(name, 1 / tokens)
+            before = START
+            for token in ANSWERS[i]:
+                now, then = logs[before, token], old_logs[before, token]
+                if name in ("ppo", "grpo", "dr_grpo", "dapo"):
+                    rho, up = (now - then).exp(), 1.28 if name == "dapo" else 1.2
+                    gain = rho * A
+                    if A > 0 and rho > up: gain = torch.tensor(up * A, dtype=torch.float64)           # held above
+                    if A < 0 and rho < .8: gain = torch.tensor(.8 * A, dtype=torch.float64)           # held below
+                else: gain = now * A
+                if beta:
+                    x = reference.theta.detach().log_softmax(1)[before, token] - now
+                    gain = gain - beta * (x.exp() - x - 1)
+                total, before = total + share * gain, token
+        objective = objective + p[list(group)].prod() * total
+    return torch.autograd.grad(objective, theta)[0]
+
+
+def true_gradient(model): return torch.autograd.grad((chances(model) * REWARDS).sum(), model.theta)[0]
+
+
+def close(a, b): return torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_gradient_of_every_algorithm_is_its_definition(name):
+    "On samples of the model itself, and on samples of an older one: then ratios are away from 1, and some are clipped."
+    model, old, reference = Table(0), Table(0), Table(5)
+    algorithm = ALGORITHMS[name]
+    assert close(expected(model, algorithm, reference=reference), by_definition(model, name, reference=reference, beta=algorithm.kl))
+    if not algorithm.clip: return
+    with torch.no_grad(): old.theta += 0.3 * torch.randn(3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    ratios = (model.theta.log_softmax(1) - old.theta.log_softmax(1)).exp()
+    assert ratios.max() > 1.28 and ratios.min() < .8 and ((ratios > 1.2) & (ratios < 1.28)).any(), "the limits are felt, DAPO's apart from PPO's"
+    got = expected(model, algorithm, old=old, reference=reference)
+    assert close(got, by_definition(model, name, old=old, reference=reference, beta=algorithm.kl))
+    loose = replace(algorithm, clip=(math.inf, math.inf))
+    assert not close(got, expected(model, loose, old=old, reference=reference)), "the clip does something here"
+
+
+@pytest.mark.parametrize("kind, share", [("none", 1.), ("mean", .5), ("others", 1.)])
+def test_which_estimates_are_the_gradient_of_the_mean_reward(kind, share):
+    "With a constant divisor: exactly, and the group's mean short by 1/n. Divided by tokens or by length no estimate is, when lengths differ."
+    model = Table(0)
+    want = true_gradient(model)
+    assert close(expected(model, Algorithm(kind, "limit")) * LIMIT, share * want)
+    for divide_by in ("tokens", "answer"):
+        got = expected(model, Algorithm(kind, divide_by))
+        cosine = (got * want).sum() / got.norm() / want.norm()
+        assert .8 < cosine < 1 - 1e-6, divide_by
+
+
+def test_the_gradient_of_each_penalty():
+    "For a single token: k2's is that of KL(policy || reference), k3's that of KL(reference || policy), k1 has none."
+    theta = torch.randn(5, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    q = torch.randn(5, generator=torch.Generator().manual_seed(4), dtype=torch.float64).softmax(0)
+    p = theta.softmax(0)
+    grad = lambda x: torch.autograd.grad(x, theta, retain_graph=True)[0]
+    mean = {k: (p.detach() * kl_estimate(p.log(), q.log(), k)).sum() for k in ("k1", "k2", "k3")}
+    kl = (p * (p / q).log()).sum()
+    assert close(grad(mean["k1"]), torch.zeros(5, dtype=torch.float64))
+    assert close(grad(mean["k2"]), grad(kl)) and close(grad(mean["k3"]), grad((q * (q / p).log()).sum()))
+    assert not close(grad(mean["k3"]), grad(kl))
+    assert mean["k1"].item() == pytest.approx(kl.item()) == mean["k3"].item() and abs(mean["k2"].item() - kl.item()) > 1e-3
+    assert (kl_estimate(p.log(), q.log(), "k3") >= 0).all()
+    with pytest.raises(CourseError, match="k1, k2 or k3"): kl_estimate(p, q, "k4")
+
+
+def test_advantages_of_each_kind():
+    r = torch.tensor([[1., 0., 0., 1.], [0., 0., 0., 1.]])
+    assert torch.equal(group_advantages(r, "none"), r)
+    assert torch.allclose(group_advantages(r, "others")[1], torch.tensor([-1/3, -1/3, -1/3, 1.]))
+    assert torch.allclose(group_advantages(r, "standardised").std(1), torch.ones(2), atol=1e-4)
+    assert group_advantages(torch.ones(1, 3), "standardised").abs().max() == 0
+    with pytest.raises(CourseError, match="2 samples"): group_advantages(torch.ones(2, 1), "others")
+    with pytest.raises(CourseError, match="use none, mean"): group_advantages(r, "median")
+
+
+def test_the_default_trains_as_it_always_did(world):
+    "The stage's weights, bit for bit, from a loop that knows only REINFORCE with the group's mean."
+    want_model, tok, _ = load_model(checkpoint_dir("chatsft", "tiny"), CPU, 40)
+    chat_rl(SMALL)
+    engine, task = Engine(want_model, tok), Sums("train")
+    optimizer = rl_optimizer(SMALL, want_model, 4, CPU)
+    questions = RolloutLoader(engine, task, CPU, 4)
+    def batches(state):
+        for b in itertools.count():
+            answers = engine.generate_batch([tok.render_for_completion(task[i]) for i in questions.items(b)], 8, 4, 1., 0, seed=b)
+            rewards = torch.tensor([float(task.grade(task[questions.items(b)[k // 8]], a.parts)) for k, a in enumerate(answers)]).view(4, 8)
+            T = max(len(a.prompt + a.tokens) for a in answers) - 1
+            inputs, targets = torch.full((32, T), tok.bos), torch.full((32, T), -1)
+            for k, a in enumerate(answers):
+                ids = torch.tensor(a.prompt + a.tokens)
+                inputs[k, :len(ids) - 1] = ids[:-1]
+                targets[k, len(a.prompt) - 1:len(ids) - 1] = ids[len(a.prompt):]
+            yield inputs, (targets, (rewards - rewards.mean(1, keepdim=True)).flatten()), dict(batch=b + 1)
+    def loss(model, inputs, targets):
+        ids, advantages = targets
+        logp = -model(inputs, ids, loss_reduction="none").view_as(ids)
+        return -(logp * advantages[:, None]).sum() / (ids >= 0).sum()
+    train(want_model, optimizer, batches, LoopConfig(4, prefetch=False), CPU, schedule=lambda step: dict(lr=1 - step / 4), loss_fn=loss)
+    got = load_checkpoint(checkpoint_dir("chatrl", "tiny")).model_state
+    assert all(torch.equal(got[k], v) for k, v in want_model.state_dict().items() if k in got)
+    start = load_checkpoint(checkpoint_dir("chatsft", "tiny")).model_state
+    assert any(not torch.equal(start[k], got[k]) for k in got), "something was learned at all"
+
+
+@pytest.mark.parametrize("name", [n for n in ALGORITHMS if n != "reinforce"])
+def test_the_stage_with_each_algorithm(world, name):
+    assert chat_rl(replace(SMALL, algorithm=name, num_iterations=2, save_every=0))["tag"] == "tiny"
+
+
+def make_loader(taught, algorithm, task=None, **kw):
+    _, tok, model = taught
+    kw = dict(dict(examples=2, num_samples=6, max_tokens=5, seed=3), **kw)
+    return RolloutLoader(Engine(model, tok), task or Whims("train", largest=9), CPU, algorithm=algorithm,
+                         reference=model if algorithm.kl else None, **kw)
+
+
+@pytest.mark.parametrize("divide_by", ["tokens", "answer", "limit"])
+@pytest.mark.parametrize("kl", [0., .5])
+def test_every_divisor_in_passes_is_that_of_the_whole(taught, divide_by, kl):
+    _, tok, model = taught
+    torch.manual_seed(1)
+    other = GPT(model.config).init_weights()
+    algorithm = Algorithm("mean", divide_by, clip=(.2, .2), kl=kl)
+    found = []
+    for rows, n in ((0, 1), (5, 3)):
+        loader = make_loader(taught, algorithm, rows=rows)
+        loader.reference = other if kl else None
+        model.zero_grad()
+        for inputs, targets, _ in take(loader, n): (policy_gradient_loss(model, inputs, targets, algorithm) / n).backward()
+        found.append(model.lm_head.weight.grad.clone())
+        model.zero_grad()
+    assert found[0].abs().max() > 0 and torch.allclose(*found, rtol=1e-3, atol=1e-6)
+
+
+def test_answers_used_twice_keep_their_old_probabilities(taught):
+    "Also across a stop between the two steps, after which the weights are others."
+    _, tok, model = taught
+    algorithm, log = replace(ALGORITHMS["ppo"], updates=3), []
+    loader = make_loader(taught, algorithm, on_batch=lambda step, groups: log.append(step))
+    batches = take(loader, 7)
+    same = lambda a, b: torch.equal(a[0], b[0]) and torch.equal(a[1][0], b[1][0]) and torch.equal(a[1][1], b[1][1]) and torch.equal(a[1][2]["old"], b[1][2]["old"])
+    assert same(batches[0], batches[1]) and same(batches[0], batches[2]) and not torch.equal(batches[0][0], batches[3][0])
+    assert log == [0, 3, 6]
+    for _, (targets, _, more), _ in batches[:1]:
+        assert torch.allclose(more["old"], token_logprobs(model, batches[0][0], targets), atol=1e-6)
+    weight = model.lm_head.weight.detach().clone()
+    try:
+        with torch.no_grad(): model.lm_head.weight.mul_(1.5)
+        state = json.loads(json.dumps(batches[0][2]))                       # as a checkpoint keeps it
+        again = take(loader, 2, state)
+        assert same(again[0], batches[1]) and same(again[1], batches[2])
+        assert not torch.allclose(again[0][1][2]["old"], token_logprobs(model, again[0][0], again[0][1][0]), atol=1e-3)
+    finally:
+        with torch.no_grad(): model.lm_head.weight.copy_(weight)
+    assert [s for _, _, s in batches][2] == dict(batch=1, step=3)
+    assert take(loader, 1, [batches[0][2], None])[0][2]["batch"] == 1       # another number of ranks: the next questions
+
+
+def test_dynamic_sampling_asks_until_there_is_a_signal(taught):
+    "Groups without a signal are replaced; where there is none at all it gives up, and the batch has its size."
+    class Rarely(SumsTask):
+        def grade(self, conversation, completion): return zlib.crc32(repr((conversation["messages"][0], completion)).encode()) % 12 == 0
+    class Never(SumsTask):
+        def grade(self, conversation, completion): return False
+    signal = lambda group: len({r.reward for r in group}) > 1
+    loader = make_loader(taught, ALGORITHMS["dapo"], Rarely("train", largest=9), examples=4, num_samples=4)
+    groups, seen, after = loader.draw(0)
+    plain = loader.ask(0)
+    assert sum(map(signal, plain)) < 4 < len(seen) == 4 * after, "this seed has groups without a signal"
+    assert len(groups) == 4 and sum(map(signal, groups)) == min(4, sum(map(signal, seen))) > sum(map(signal, plain))
+    loader = make_loader(taught, ALGORITHMS["dapo"], Never("train", largest=9))
+    groups, seen, after = loader.draw(5)
+    assert len(groups) == 2 and len(seen) == 8 and after == 9
+    inputs, (targets, advantages, *_), state = take(loader, 1)[0]
+    assert advantages.abs().max() == 0 and state == dict(batch=4, step=1)
+
+
+@pytest.mark.parametrize("change, text", [(dict(algorithm="grop"), "use one of reinforce"), (dict(updates=2), "no ratio"),
+                                          (dict(algorithm="rloo", num_samples=1), "2 or more")])
+def test_an_algorithm_that_cannot_be(world, change, text):
+    with pytest.raises(CourseError, match=text): chat_rl(replace(SMALL, **change))
+
+
+def test_the_viewer_escapes_and_colours(taught):
+    _, tok, _ = taught
+    good = Rollout("<b>1 + 1?</b>", "", [5, *tok.encode("<script>")], [0] + [1] * len(tok.encode("<script>")), 1., .75)
+    bad = Rollout("<b>1 + 1?</b>", "", [5, *tok.encode("no")], [0] + [1] * len(tok.encode("no")), 0., -.25)
+    page = rollouts_html([[bad, good]], tok)
+    assert "<script" not in page and "&lt;b&gt;1 + 1?" in page and "<b>1" not in page
+    assert page.index("+0.75") < page.index("-0.25")                        # the best first
+    assert "rgba(42,168,118,0.60)" in page and "rgba(208,82,76,0.20)" in page
+    tool = Rollout("q", "", [5, 6, 7], [0, 1, 0], 0., -1.)
+    assert rollouts_html([[tool] * 9], tok).count("<div>") == 4

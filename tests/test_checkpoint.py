@@ -1,5 +1,5 @@
 "Checkpoints: exact, atomic, checksummed, independent of the number of processes."
-import json, os, resource, signal, subprocess, sys, textwrap, time
+import json, os, resource, signal, subprocess, sys, textwrap, threading, time
 from contextlib import contextmanager
 from dataclasses import replace
 import pytest, random, torch
@@ -280,21 +280,38 @@ WORLD = """
     import os, sys, torch, random
     from nanochat_course import checkpoint as C
     from nanochat_course.common import runtime, seed_everything
+    from nanochat_course.gpt import GPT, GPTConfig
+    from nanochat_course.optim import param_groups
+    from nanochat_course.zero2 import make_optimizer
     with runtime(device="cpu", dtype="float32") as rt:
-        assert [bytes(b) for b in C.gather_bytes(b"x" * rt.rank + b"end", rt)] == [b"x" * r + b"end" for r in range(rt.world_size)]
+        assert [bytes(b) for b in C.gather_bytes(b"x" * rt.rank, rt)] == [b"x" * r for r in range(rt.world_size)]
+        seed_everything(0)
+        model = GPT(GPTConfig(sequence_len=16, vocab_size=300, n_layer=2, n_head=2, n_kv_head=2, n_embd=32, value_embeds=True, residual_scalars=True)).init_weights()
+        optimizer = make_optimizer(param_groups(model, beta2=0.9), rt)
         seed_everything(rt.rank)
-        torch.rand(3)
-        model = torch.nn.Linear(3, 3)
-        torch.nn.init.ones_(model.weight)
-        C.save_checkpoint(sys.argv[1], 1, model, meta={}, rt=rt)
+        for _ in range(2):
+            x = torch.randint(0, 300, (2, 17))
+            model(x[:, :-1], x[:, 1:]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        C.save_checkpoint(sys.argv[1], 1, model, optimizer, meta={}, rt=rt)
         want = torch.rand(1), random.random()
+        whole = optimizer.state_tensors()                                # collected from all ranks: the oracle
         seed_everything(77)
         ckpt = C.load_latest(sys.argv[1], rt)
-        C.restore(ckpt, model, rt=rt)
+        C.restore(ckpt, model, optimizer, rt=rt)
         assert (torch.rand(1), random.random()) == want
+        if rt.is_main:
+            assert whole.keys() == ckpt.optimizer_state.keys(), whole.keys() ^ ckpt.optimizer_state.keys()
+            assert all(torch.equal(t, ckpt.optimizer_state[k]) for k, t in whole.items())
+            assert all(torch.equal(t, ckpt.model_state[k]) for k, t in model.state_dict().items())
+        again = optimizer.state_tensors()
+        assert all(torch.equal(t, again[k]) for k, t in whole.items())
         rt.barrier()
-        try: C.save_checkpoint(sys.argv[2], 2, model, meta={}, rt=rt); print("no error")
-        except C.CourseError: print(f"rank {rt.rank} heard of it", flush=True)
+        for broken in sys.argv[2:]:              # a file where the folder should be; a folder that rank 1 cannot write into
+            try: C.save_checkpoint(broken, 2, model, meta={}, rt=rt); print("no error")
+            except C.CourseError as e: print(f"rank {rt.rank} heard of it", flush=True)
+            C.write_tensors = lambda path, tensors: open("/dev/full" if rt.rank == 1 else os.devnull, "w").write("x" * 10**5)
 """
 
 
@@ -304,12 +321,111 @@ def torchrun(script, *args, n=2):
                           capture_output=True, text=True, timeout=280, env=ports)
 
 
-def test_every_rank_has_its_generators_and_hears_of_errors(tmp_path):
+def test_every_rank_writes_its_part_and_hears_of_errors(tmp_path):
+    "Three processes write, each its part; all together are what the collectives would have gathered, and one process reads it."
     script = tmp_path / "world.py"
     script.write_text(textwrap.dedent(WORLD))
     (tmp_path / "file").write_text("")
-    r = torchrun(str(script), str(tmp_path / "run"), str(tmp_path / "file"))
-    assert r.returncode == 0, r.stderr[-2000:]
-    assert "rank 0 heard of it" in r.stdout and "rank 1 heard of it" in r.stdout
-    ckpt = C.load_checkpoint(tmp_path / "run")           # two processes wrote it, one reads it
-    assert {k.split("/")[0] for k in ckpt.rng} == {"0", "1"} and ckpt.meta["world_size"] == 2
+    r = torchrun(str(script), str(tmp_path / "run"), str(tmp_path / "file"), str(tmp_path / "disk"), n=3)
+    assert r.returncode == 0, r.stdout[-2000:] + r.stderr[-4000:]
+    assert all(r.stdout.count(f"rank {i} heard of it") == 2 for i in range(3)), r.stdout
+    assert not any((tmp_path / "disk").iterdir()), "half a checkpoint was left"
+    folder = tmp_path / "run" / "step_000001"
+    files = {f"{stem}-{i:05d}-of-00003.safetensors" for stem in ("model", "optimizer", "rng") for i in (1, 2, 3)} | {"meta.json", "SHA256SUMS"}
+    assert {p.name for p in folder.iterdir()} == files
+    assert subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True).returncode == 0
+    sizes = [(folder / f"model-{i:05d}-of-00003.safetensors").stat().st_size for i in (1, 2, 3)]
+    assert max(sizes) < 1.2 * min(sizes), sizes
+    ckpt = C.load_checkpoint(tmp_path / "run")
+    assert {k.split("/")[0] for k in ckpt.rng} == {"0", "1", "2"} and ckpt.meta["world_size"] == 3
+    model, _ = make(replace(TINY, value_embeds=True, residual_scalars=True), seed=3)
+    C.restore(ckpt, model, MuonAdamW(param_groups(model, beta2=0.9)))                 # one process takes it all
+    (folder / "optimizer-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CourseError, match="optimizer-00002-of-00003.safetensors is missing"): C.load_checkpoint(tmp_path / "run")
+    sums = (folder / "SHA256SUMS").read_text()
+    (folder / "SHA256SUMS").write_text("".join(line for line in sums.splitlines(True) if "optimizer-00002" not in line))
+    with pytest.raises(CourseError, match="SHA256SUMS is damaged"): C.load_checkpoint(tmp_path / "run")
+
+
+# written beside the training
+
+def test_our_writer_and_the_librarys_reader(tmp_path):
+    from safetensors.torch import load_file
+    seed_everything(0)
+    dtypes = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
+    tensors = {f"{d}{s}": (torch.randn(s) * 50).to(d) for d in dtypes for s in ((), (3,), (5, 7), (0, 4))} | {"b": torch.tensor([True, False, True])}
+    digest = C.write_tensors(tmp_path / "x", tensors)
+    again = load_file(tmp_path / "x")
+    assert digest == C.sha256(tmp_path / "x") and again.keys() == tensors.keys()
+    for k, t in tensors.items(): assert again[k].dtype == t.dtype and again[k].shape == t.shape and torch.equal(again[k], t), k
+    big = {"w": torch.randn(5, 2**20)}                                    # more than one piece
+    assert C.write_tensors(tmp_path / "x", big) == C.sha256(tmp_path / "x") and torch.equal(load_file(tmp_path / "x")["w"], big["w"])
+
+
+def test_what_is_written_is_what_was_there_at_the_beginning(trained, monkeypatch):
+    run, model, optimizer = trained
+    go, write = threading.Event(), C.write_tensors
+    monkeypatch.setattr(C, "write_tensors", lambda *args: go.wait(30) and write(*args))
+    writer = C.CheckpointWriter(run, RT)
+    for step in (3, 4):                                                   # the second time the memory of the first is used again
+        before = {k: v.clone() for k, v in (model.state_dict() | C.optimizer_tensors(optimizer, model)).items()}
+        go.clear()
+        writer.begin(step, model, optimizer, meta={})
+        steps(model, optimizer, 2)
+        assert C.latest_step(run) == step - 1, "a checkpoint shows before it is whole"
+        go.set()
+        writer.finish()
+        ckpt = C.load_checkpoint(run)
+        saved = ckpt.model_state | ckpt.optimizer_state
+        assert ckpt.step == step and saved.keys() == before.keys() and all(torch.equal(saved[k], v) for k, v in before.items())
+    assert C.all_steps(run) == [3, 4]
+
+
+KILLED_INSIDE = """
+    import os, signal, sys, torch
+    from nanochat_course import checkpoint as C
+    from nanochat_course.common import Runtime
+    model, writer = torch.nn.Linear(600, 600), C.CheckpointWriter(sys.argv[1], Runtime(torch.device("cpu"), torch.float32))
+    writer.begin(1, model, meta={})
+    writer.finish()
+    write = C.write_tensors
+    def killed(path, tensors):
+        if path.name == C.RNG: os.kill(os.getpid(), signal.SIGKILL)      # the weights are written, the rest is not
+        return write(path, tensors)
+    C.write_tensors = killed
+    writer.begin(2, model, meta={})
+    writer.finish()
+"""
+
+
+def test_killed_while_a_thread_writes(tmp_path):
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED_INSIDE), str(tmp_path)], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert any(tmp_path.glob(".step_000002*/model.safetensors")) and C.latest_step(tmp_path) == 1
+    assert C.load_latest(tmp_path, RT).step == 1
+
+
+def test_a_full_disk_in_the_background(trained):
+    run, model, optimizer = trained
+    writer = C.CheckpointWriter(run, RT)
+    with small_files(3000):
+        writer.begin(3, model, optimizer, meta={})
+        writer.thread.join()
+    assert writer.failed
+    with pytest.raises(CourseError, match="could not write .*step_000003 .*free some space"): writer.finish()
+    assert C.all_steps(run) == [1, 2] and not list(run.glob(".step*"))
+    writer.begin(4, model, optimizer, meta={})                            # and it can be used again
+    writer.finish()
+    assert C.load_latest(run, RT).step == 4
+
+
+def test_who_does_not_train_never_touches_the_optimizers_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    train_bpe(["The cat sat on the mat. " * 20] * 3, 270).save(base_dir() / "tokenizer")
+    model, optimizer = make(replace(TINY, vocab_size=270))
+    path = C.save_checkpoint(tmp_path / "run", 1, model, optimizer, meta={}, rt=RT)
+    (path / C.OPTIMIZER).write_bytes(b"no tensors")
+    loaded, *_ = C.load_model(tmp_path / "run", RT)
+    assert same(model, loaded)
+    with pytest.raises(CourseError, match="optimizer.safetensors is damaged"): C.load_checkpoint(tmp_path / "run")
+    with pytest.raises(CourseError, match="optimizer.safetensors holds no tensors"): C.load_checkpoint(tmp_path / "run", check=False).optimizer_state

@@ -1,10 +1,9 @@
 "The corpus: cleaning, sharding, checks, a user's files, and downloads from a server on loopback that misbehaves."
 import email.utils, hashlib, json, os, random, subprocess, sys, threading, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil, pyarrow as pa, pyarrow.parquet as pq
 import pytest
-from loopback import Raw, Shards, answer, whole
+from loopback import Raw, Server, Shards, answer, whole
 from nanochat_course.common import CourseError, corpus_dir, run_main
 from nanochat_course.corpus import (CorpusConfig, RowGroups, announced, arriving, check_shard, clean_docstring, corpus, deduplicate, docstring_records, documents, download,
                                     list_shards, make_corpus, module_documents, python_sources, read_corpus, read_row_group, read_source, shards_for, split_text, write_corpus, write_shard)
@@ -352,42 +351,30 @@ def test_docstring_corpus():
 
 # downloads
 
-class Hub:
+class Hub(Server):
     "A server that answers request number n as `plan[n]` says; afterwards properly."
     def __init__(self, payload, *plan, sha=None):
-        self.payload, self.plan, self.sha, self.ranges, self.etag, hub = payload, list(plan), sha, [], '"v1"', self
+        self.payload, self.plan, self.sha, self.ranges, self.etag = payload, list(plan), sha, [], '"v1"'
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                if hub.sha and not self.path.startswith("/cdn"):
-                    self.send_response(302)
-                    self.send_header("Location", "/cdn" + self.path)
-                    self.send_header("X-Linked-ETag", f'"{hub.sha}"')
-                    self.send_header("Content-Length", "0")
-                    return self.end_headers()
-                step = hub.plan.pop(0) if hub.plan else "ok"
-                asked = self.headers.get("Range")
-                hub.ranges.append(asked)
-                if isinstance(step, int): return self.send_error(step)
-                if callable(step): step = step(hub) or "ok"
-                start = int(asked[6:-1]) if asked and step != "no ranges" and self.headers.get("If-Range") == hub.etag else 0
-                if start >= len(hub.payload): return self.send_error(416)
-                body = hub.payload[start:]
-                self.send_response(206 if start else 200)
-                self.send_header("ETag", hub.etag)
-                if start: self.send_header("Content-Range", f"bytes {start}-{len(hub.payload) - 1}/{len(hub.payload)}")
-                self.send_header("Content-Length", str(len(body) + (100 if step == "wrong size" else 0)))
-                self.end_headers()
-                if step == "flip": body = bytes([body[0] ^ 1]) + body[1:]
-                self.wfile.write(body[:len(body) // 2] if step == "cut" else body)
-            def log_message(self, *args): pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self): return self
-    def __exit__(self, *args): self.server.shutdown(); self.server.server_close()
+    def get(self, h):
+        if self.sha and not h.path.startswith("/cdn"):
+            return answer(302, Location="/cdn" + h.path, X_Linked_ETag=f'"{self.sha}"', Content_Length="0")(h)
+        step = self.plan.pop(0) if self.plan else "ok"
+        asked = h.headers.get("Range")
+        self.ranges.append(asked)
+        if isinstance(step, int): return h.send_error(step)
+        if callable(step): step = step(self) or "ok"
+        start = int(asked[6:-1]) if asked and step != "no ranges" and h.headers.get("If-Range") == self.etag else 0
+        if start >= len(self.payload): return h.send_error(416)
+        body = self.payload[start:]
+        h.send_response(206 if start else 200)
+        h.send_header("ETag", self.etag)
+        if start: h.send_header("Content-Range", f"bytes {start}-{len(self.payload) - 1}/{len(self.payload)}")
+        h.send_header("Content-Length", str(len(body) + (100 if step == "wrong size" else 0)))
+        h.end_headers()
+        if step == "flip": body = bytes([body[0] ^ 1]) + body[1:]
+        h.wfile.write(body[:len(body) // 2] if step == "cut" else body)
 
 
 @pytest.fixture

@@ -351,3 +351,73 @@ def test_tool_use_and_parts():
     tool.push(tok.special("<|python_end|>"))
     assert list(tool.forced) == [tok.special("<|output_start|>"), *tok.encode("4"), tok.special("<|output_end|>")]
     assert to_parts(tok, []) == []
+
+
+# What windows let the cache forget
+
+def ring_and_plain(model, prompts, samples=1, max_len=64):
+    "Caches that hold the same prompts: a ring per window, and everything."
+    decoder = E.Engine(model, tok).decoder()
+    _, read = E.prefill(decoder, prompts, model.device)
+    rows = torch.arange(len(prompts)).repeat_interleave(samples)
+    plain = decoder.new_cache(len(rows), max_len)
+    plain.k[..., :read.max_len, :], plain.v[..., :read.max_len, :] = read.k[:, rows], read.v[:, rows]
+    plain.ids[:, :read.max_len], plain.lengths = read.ids[rows], read.lengths[rows]
+    return decoder, E.decoding_cache(decoder, read, rows, max_len), plain
+
+
+NARROW = dict(window_pattern="SSL", short_window=1/8, n_kv_head=2)                        # windows of 8 tokens
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [PROMPTS[0]] * 3, [[tok.bos]] * 2, [list(range(40)), [3], list(range(9)), list(range(8))]], ids=["ragged", "even", "one", "edges"])
+@pytest.mark.parametrize("shape", [NARROW, dict(NARROW, smear=True, value_embeds=True)], ids=["plain", "record"])
+def test_a_ring_keeps_what_its_window_sees(prompts, shape):
+    "Logits of the full forward pass at every step, in memory bounded by the windows; also when rows leave."
+    model = make(std=.1, **shape)
+    texts = [list(p) for p in prompts]
+    decoder, ring, plain = ring_and_plain(model, texts)
+    assert type(ring) is E.WindowCache and [k.shape[2] for k in ring.k] == [9, 9, 64]
+    assert ring.nbytes == plain.nbytes * (9 + 9 + 64) / (3 * 64)
+    g = torch.Generator().manual_seed(0)
+    for step in range(63 - max(map(len, texts))):
+        new = torch.randint(0, tok.vocab_size, (len(texts),), generator=g)
+        texts = [t + [int(n)] for t, n in zip(texts, new)]
+        with torch.no_grad(): got = decoder.cap(decoder.read(new[:, None], ring))
+        for t, logits in zip(texts, got):
+            with torch.no_grad(): want = model(torch.tensor([t]))[0, -1]
+            assert (logits - want).abs().max() < 2e-4, (step, len(t))
+        if step == 5 and len(texts) > 2:
+            ring, texts = ring.select(torch.tensor([0, 2])), [texts[0], texts[2]]
+
+
+def test_the_engine_uses_rings_where_they_save():
+    "Greedy answers of windowed models are the naive ones, far beyond the window; without need the plain cache serves."
+    model = make(std=.15, sequence_len=96, **dict(NARROW, short_window=1/12))
+    out = Engine(model, tok).generate_batch(PROMPTS, num_samples=2, temperature=0, max_tokens=60, stop=())
+    for i, o in enumerate(out): assert o.tokens == naive(model, PROMPTS[i // 2], 60)[0]
+    decoder, short, _ = ring_and_plain(model, [[tok.bos]], max_len=9)
+    assert type(short) is E.KVCache and type(ring_and_plain(make(), PROMPTS)[1]) is E.KVCache
+
+
+def test_a_ring_says_what_it_cannot_do():
+    decoder, ring, _ = ring_and_plain(make(**NARROW), [list(range(60))])
+    with pytest.raises(CourseError, match="one token per step"): decoder.read(torch.zeros(1, 2, dtype=torch.int64), ring)
+    for _ in range(4): decoder.read(torch.zeros(1, 1, dtype=torch.int64), ring)
+    with pytest.raises(CourseError, match="larger max_len"): decoder.read(torch.zeros(1, 1, dtype=torch.int64), ring)
+
+
+def test_a_prompt_is_read_once_for_all_samples(monkeypatch):
+    engine, seen = Engine(make(), tok), []
+    read = Decoder.read
+    monkeypatch.setattr(Decoder, "read", lambda self, ids, *a: seen.append(tuple(ids.shape)) or read(self, ids, *a))
+    engine.generate_batch(PROMPTS[0], num_samples=8, max_tokens=3, stop=())
+    assert seen == [(1, len(PROMPTS[0])), (8, 1), (8, 1)]
+
+
+def test_a_text_ends_a_row():
+    "Also one that spans tokens; before it nothing is cut, after it nothing is written."
+    talk = tok.encode("mat. mat. mat. mat. mat. ")
+    a, b, _ = scripted([tok.encode("The cat sat on the mat. "), talk, talk], until="t on")
+    assert a.stop == "text" and "t on" in a.text and "The cat sat on the mat.".startswith(a.text) and b.stop == "assistant_end"
+    streamed = list(Engine(make(), tok).generate(PROMPTS[0], max_tokens=12, seed=1, until="", stop=()))
+    assert len(streamed) == 12                                                            # no text asked for: none ends it

@@ -1,9 +1,9 @@
 "Bits per byte, reference lines, samples and CORE, against slow versions, known answers and published numbers."
 import csv, io, json, lzma, math, os, random, socket, subprocess, sys, textwrap, threading, time, zipfile
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 import pytest, torch, torch.nn.functional as F
+from loopback import Server
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.evaluation import (accuracy, builtin_bundle, builtin_tasks, byte_bpb, centered, entropy, evaluate_bpb, evaluate_core, evaluate_task, few_shot, find_copies, get_bundle, longer_context, tokenised_items, read_items,
                                         load_bundle, reference_lines, render_item, sample_text, sample_texts, score_rows, scored_rows, unigram_bpb, xz_bpb)
@@ -359,29 +359,25 @@ def test_errors_of_the_preparing_thread_arrive_and_it_ends(tok, model, tmp_path)
 
 # the bundle as a download
 
-class Store:
+class Store(Server):
     "A server that answers request number n with `bodies[n]`, the last one for ever; an int is a status."
     def __init__(self, *bodies):
-        self.bodies, self.seen, outer = bodies, [], self
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.seen.append(self.headers.get("Range"))
-                body = outer.bodies[min(len(outer.seen), len(outer.bodies)) - 1]
-                if isinstance(body, int): return self.send_error(body)
-                start = int(outer.seen[-1][6:-1]) if outer.seen[-1] else 0
-                cut, body = (body[0], body[1]) if isinstance(body, tuple) else (None, body)
-                self.send_response(206 if start else 200)
-                if start: self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-                self.send_header("ETag", '"v1"')
-                self.send_header("Content-Length", str(len(body) - start))
-                self.end_headers()
-                self.wfile.write(body[start:cut])
-            def log_message(self, *args): pass
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/eval_bundle.zip"
-    def __enter__(self): return self
-    def __exit__(self, *args): self.server.shutdown(); self.server.server_close()
+        self.bodies, self.seen = bodies, []
+        super().__init__()
+        self.url += "/eval_bundle.zip"
+
+    def get(self, h):
+        self.seen.append(h.headers.get("Range"))
+        body = self.bodies[min(len(self.seen), len(self.bodies)) - 1]
+        if isinstance(body, int): return h.send_error(body)
+        start = int(self.seen[-1][6:-1]) if self.seen[-1] else 0
+        cut, body = (body[0], body[1]) if isinstance(body, tuple) else (None, body)
+        h.send_response(206 if start else 200)
+        if start: h.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        h.send_header("ETag", '"v1"')
+        h.send_header("Content-Length", str(len(body) - start))
+        h.end_headers()
+        h.wfile.write(body[start:cut])
 
 
 def zipped(tmp_path, extra=(), drop=""):

@@ -66,8 +66,9 @@ def kill_at(step, monkeypatch):
     monkeypatch.setattr(Loop, "one_step", dying)
 
 
-@pytest.mark.parametrize("step", random.Random(time.time_ns()).sample(range(1, 13), 2))
-def test_killed_and_started_again_it_ends_the_same(base, monkeypatch, step):
+@pytest.mark.parametrize("steps", [range(1, 7), range(7, 13)], ids=["early", "late"])
+def test_killed_and_started_again_it_ends_the_same(base, monkeypatch, steps):
+    step = random.Random(time.time_ns()).choice(steps)
     straight = mid_train(SMALL)
     want = weights("mid")
     shutil.rmtree(checkpoint_dir("mid", "tiny"))
@@ -142,6 +143,10 @@ def test_exactly_one_epoch(base):
     assert sum(int((y >= 0).any(1).sum()) for _, y, _ in loader()) == len(loader.rows)
     shorter = chat_plan(replace(SMALL, num_iterations=3, init_lr_frac=0.5), GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64), loader, CPU)
     assert shorter.num_iterations == 3 and shorter.matrix_lr == p.matrix_lr / 2
+    parts = dict(value_embeds=True, residual_scalars=True, smear=True, backout=True)
+    shape = GPTConfig(sequence_len=128, vocab_size=600, n_layer=2, n_head=2, n_kv_head=2, n_embd=64, **parts)
+    model, p = GPT(shape), chat_plan(SMALL, shape, loader, CPU)
+    assert p.flops_per_token == model.flops_per_token() and p.params["total"] == model.num_params()["total"], "the plan knows the recipe's parts"
 
 
 def test_held_out_loss_counts_each_supervised_token_once(base):

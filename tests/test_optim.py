@@ -79,12 +79,12 @@ def test_a_stack_has_the_bits_of_its_pieces(shape, dtype, settings):
     K = 5 if shape[0] < 500 else 3
     P, G = torch.randn(K, *shape), torch.randn(2, K, *shape)
     def run(parts):
-        p, m, s = P.clone(), torch.zeros_like(P), torch.zeros(K, shape[0], 1)
+        p, m, s = P.clone(), torch.zeros_like(P), torch.zeros(K, *optim.second_moment_shape(shape))
         for g in G:
             for i in parts: muon_update_(p[i], g[i], m[i], s[i] if "beta2" in settings else None, lr=0.02, ns_dtype=dtype, **settings)
         return p, m, s
     def as_lists():
-        p, m, s = [list(x.clone()) for x in (P, torch.zeros_like(P), torch.zeros(K, shape[0], 1))]
+        p, m, s = [list(x.clone()) for x in (P, torch.zeros_like(P), torch.zeros(K, *optim.second_moment_shape(shape)))]
         for g in G: muon_update_(p, list(g), m, s if "beta2" in settings else None, lr=0.02, ns_dtype=dtype, **settings)
         return [torch.stack(x) for x in (p, m, s)]
     whole, exact = run([slice(None)]), same_product_alone(shape, dtype)
@@ -123,15 +123,19 @@ def test_cautious_decay_only_where_the_update_shrinks():
     same = u * P > 0
     assert torch.allclose(cautious, torch.where(same, plain, none)) and not torch.equal(plain, cautious) and not torch.equal(none, cautious)
 
-def test_normuon_rows():
+def test_normuon_lines():
+    "Rows where there are at least as many as columns, columns elsewhere: there the rows of an orthogonal matrix are all of length one."
     torch.manual_seed(0)
-    O, S = torch.randn(2, 30, 10) * torch.logspace(-2, 0, 30)[:, None], torch.zeros(2, 30, 1)
-    N = optim.equalize_rows_(O, S, 0.9)
-    rows = N.norm(dim=-1)
-    assert (rows / rows.mean(-1, keepdim=True) - 1).abs().max() < 1e-3
-    assert torch.allclose(N.norm(dim=(1, 2)), O.norm(dim=(1, 2)), rtol=1e-4)
-    assert torch.allclose(S, 0.1 * O.square().mean(-1, keepdim=True), rtol=1e-4)
-    assert optim.equalize_rows_(torch.zeros(1, 3, 2), torch.zeros(1, 3, 1), 0.9).eq(0).all()
+    for turn, at in ((lambda X: X, -1), (lambda X: X.mT, -2)):
+        O = turn(torch.randn(2, 30, 10) * torch.logspace(-2, 0, 30)[:, None])
+        S = torch.zeros(2, *optim.second_moment_shape(O.shape[1:]))
+        N = optim.equalize_lines_(O, S, 0.9)
+        lines = N.norm(dim=at)
+        assert (lines / lines.mean(-1, keepdim=True) - 1).abs().max() < 1e-3
+        assert torch.allclose(N.norm(dim=(1, 2)), O.norm(dim=(1, 2)), rtol=1e-4)
+        assert torch.allclose(S, 0.1 * O.square().mean(at, keepdim=True), rtol=1e-4)
+    assert optim.equalize_lines_(torch.zeros(1, 3, 2), torch.zeros(1, 3, 1), 0.9).eq(0).all()
+    assert [optim.second_moment_shape(s) for s in ((8, 8), (8, 24), (24, 8))] == [(8, 1), (1, 24), (24, 1)]
 
 def hybrid(P, **muon):
     return MuonAdamW([dict(kind="adamw", params=P[:2], names=["wte", "gain"], lr=0.1), dict(kind="muon", params=P[2:4], names=["h.0.w", "h.1.w"], lr=0.02, **muon),
@@ -298,7 +302,8 @@ def test_even_rows_and_exact_norm_by_their_definitions():
 def test_a_step_with_everything_is_the_published_one(shape):
     "Momentum, even rows, polar factor (by SVD), exact norm, NorMuon, cautious decay: in float64, without any code of the course."
     torch.manual_seed(0)
-    W, M, S = torch.randn(shape), torch.zeros(shape), torch.zeros(shape[0], 1)
+    along = 1 if shape[0] >= shape[1] else 0
+    W, M, S = torch.randn(shape), torch.zeros(shape), torch.zeros((shape[0], 1) if along else (1, shape[1]))
     w, m, s = W.double(), M.double(), S.double()
     for t in range(3):
         G = torch.randn(shape) * torch.logspace(0, 1, shape[0])[:, None]
@@ -312,7 +317,7 @@ def test_a_step_with_everything_is_the_published_one(shape):
         for _ in range(5): sv = 3.4445 * sv - 4.7750 * sv**3 + 2.0315 * sv**5
         o = u @ torch.diag(sv) @ vt
         o = o * min(shape)**0.5 / o.norm()
-        s = 0.8 * s + 0.2 * o.square().mean(1, keepdim=True)
+        s = 0.8 * s + 0.2 * o.square().mean(along, keepdim=True)
         n = o / s.sqrt()
         o = n * o.norm() / n.norm()
         w = torch.where(o * w >= 0, w * (1 - 0.05 * 0.3), w) - 0.05 * max(1, shape[0] / shape[1])**0.5 * o

@@ -14,7 +14,8 @@ STAGES = [f"base_eval {SMALL} {ONE} --corpus data/text --split-tokens 1024 --dev
           f"mid_train {CHAT}",
           f"chat_sft {CHAT} --device-batch-size 1",
           f"chat_rl {SMALL} {ONE} --num-iterations 2 --examples-per-step 24 --num-samples 2 --max-new-tokens 4 --eval-items 9 --eval-samples 2",
-          f"chat_eval {SMALL} {ONE} --corpus data/text --max-items 5 --max-new-tokens 4 --eval-tokens 1024 --tasks identity,sums"]
+          f"chat_eval {SMALL} {ONE} --corpus data/text --max-items 5 --max-new-tokens 4 --eval-tokens 1024 --tasks identity,sums",
+          f"transcript {SMALL} {ONE} --max-tokens 2"]
 
 
 def free_ports(n):
@@ -72,7 +73,7 @@ def agrees(report, losses, alone):
 @pytest.mark.parametrize("ranks", [2, 3, 8])
 def test_all_stages(start, alone, tmp_path, ranks):
     out, report, losses = run_all(start, tmp_path / "many", ranks, [f"{BASE} --model-tag many --total-batch-size {128 * ranks * 2}", *STAGES])
-    assert set(report) >= {"base_train", "base_eval", "mid_train", "chat_sft", "chat_rl", "chat_eval_base", "chat_eval_mid", "chat_eval_sft", "chat_eval_rl"}
+    assert set(report) >= {"base_train", "base_eval", "mid_train", "chat_sft", "chat_rl", "chat_eval_base", "chat_eval_mid", "chat_eval_sft", "chat_eval_rl", "transcript"}
     assert all(report[stage]["world_size"] == ranks for stage in ("base_train", "mid_train", "chat_sft", "chat_rl", "chat_eval_rl"))
     assert "nan" not in json.dumps([report, losses]).lower().replace("nanochat", "").replace("nano", "")
     agrees(report, losses, alone)

@@ -100,3 +100,37 @@ def test_compile_decides_by_device():
     assert compile_model(model, RT) is model and compile_model(model, gpu, "off") is model
     for wrapped in (compile_model(model, gpu), compile_model(model, RT, "on")): assert wrapped._orig_mod is model
     with pytest.raises(CourseError, match="unknown compile mode"): compile_model(model, RT, "yes")
+
+
+@pytest.mark.parametrize("window", [-1, 5, 100])
+def test_flash_attention_3_gets_what_it_wants(window):
+    "Its own layout and windows, (B, T, H, D) and (left, right), written down here as its documentation has them; the mark is the naive attention."
+    from nanochat_course.attention import attention, naive_attention
+    from nanochat_course.precision import flash3_attention
+    def theirs(q, k, v, causal, window_size):
+        T = q.shape[1]
+        assert causal and window_size in ((-1, -1), (5, 0))
+        back = torch.arange(T)[:, None] - torch.arange(T)
+        seen = (back >= 0) & ((back <= window_size[0]) if window_size[0] >= 0 else True)
+        k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (k, v))
+        scores = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1]**0.5
+        return torch.einsum("bhts,bshd->bthd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 12, 8), torch.randn(2, 2, 12, 8), torch.randn(2, 2, 12, 8)
+    torch.testing.assert_close(attention(q, k, v, window, flash3_attention(theirs)), naive_attention(q, k, v, window))
+
+
+def test_flash_attention_3_is_refused_with_a_reason(monkeypatch):
+    from nanochat_course import precision as P
+    cuda = torch.device("cuda", 0)
+    assert P.find_flash3(torch.device("cpu"), torch.bfloat16) == (None, "device cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda d: "NVIDIA A100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: (8, 0))
+    assert "A100" in P.find_flash3(cuda, torch.bfloat16)[1]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: (9, 0))
+    assert "bfloat16" in P.find_flash3(cuda, torch.float32)[1]
+    assert "kernels" in P.find_flash3(cuda, torch.bfloat16)[1]
+    model = GPT(GPTConfig(sequence_len=8, vocab_size=64, n_layer=1, n_head=2, n_kv_head=2, n_embd=32))
+    assert P.choose_attention(model, RT).startswith("attention: PyTorch's own") and model.transformer.h[0].attn.backend == "auto"
+    monkeypatch.setattr(P, "find_flash3", lambda *a: (lambda *b, **c: None, "here"))
+    assert P.choose_attention(model, RT) == "attention: FlashAttention 3 (here)" and callable(model.transformer.h[0].attn.backend)

@@ -1,8 +1,8 @@
 "Published data sets: what is downloaded, what a row becomes, and graders against independent ones on the real rows."
-import csv, gzip, json, os, random, re, subprocess, sys, threading
+import csv, gzip, json, os, random, re, subprocess, sys
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow as pa, pyarrow.parquet as pq, pytest
+from loopback import Server, answer
 from nanochat_course.common import CourseError
 from nanochat_course.engine import use_calculator
 from nanochat_course.real_tasks import *
@@ -26,39 +26,27 @@ def write(path, rows):
 
 # the hub
 
-class Hub:
+class Hub(Server):
     "Stands in for the hub: lists of files under /api, two files for each part; `plan` says how the first requests are answered instead."
     def __init__(self, folder, *plan):
-        self.asked, self.tokens, self.plan, hub = [], [], list(plan), self
+        self.folder, self.asked, self.tokens, self.plan = folder, [], [], list(plan)
         for name, row in ROW.items():
             for i in (0, 1): write(folder / f"{name}-{i}.parquet", [row] * (3 + i))
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                step = hub.plan.pop(0) if hub.plan else ""
-                hub.asked.append(self.path)
-                hub.tokens.append(self.headers.get("Authorization"))
-                if isinstance(step, int): return self.send_error(step)
-                self.answer(step or self.body())
-            def body(self):
-                found = [n for n, (repo, subset, splits) in HUB_TASKS.items() for s in splits.values()
-                         if self.path == f"/api/datasets/{repo}/parquet/{subset}/{s}"]
-                if found: return json.dumps([f"https://huggingface.co/files/{found[0]}-{i}.parquet" for i in (0, 1)]).encode()
-                return (folder / self.path.removeprefix("/files/")).read_bytes()
-            def answer(self, body):
-                half = body == b"half"
-                if half: body = self.body()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[:len(body) // 2] if half else body)
-            def log_message(self, *args): pass
+    def get(self, h):
+        step = self.plan.pop(0) if self.plan else ""
+        self.asked.append(h.path)
+        self.tokens.append(h.headers.get("Authorization"))
+        if isinstance(step, int): return h.send_error(step)
+        body = self.body(h.path) if step in ("", b"half") else step
+        answer(200, body[:len(body) // 2] if step == b"half" else body, Content_Length=str(len(body)))(h)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def url(self): return f"http://127.0.0.1:{self.server.server_port}"
+    def body(self, path):
+        found = [n for n, (repo, subset, splits) in HUB_TASKS.items() for s in splits.values()
+                 if path == f"/api/datasets/{repo}/parquet/{subset}/{s}"]
+        if found: return json.dumps([f"https://huggingface.co/files/{found[0]}-{i}.parquet" for i in (0, 1)]).encode()
+        return (self.folder / path.removeprefix("/files/")).read_bytes()
 
 
 @pytest.fixture

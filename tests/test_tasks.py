@@ -4,6 +4,7 @@ from collections import Counter
 import pytest, torch
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.tasks import *
+from nanochat_course import tasks
 from nanochat_course.tasks import IDENTITY
 from nanochat_course.tokenizer import SPECIAL_TOKENS, train_bpe
 
@@ -166,6 +167,134 @@ def test_a_name_is_a_word():
     assert IdentityTask().grade(who, "My name is nano!") and not any(IdentityTask().grade(who, a) for a in ("I was made in the nanochat course.", "Nanometre", "I am a cat."))
 
 
+@pytest.mark.parametrize("must,right,wrong", [
+    ("Nano", ["I am Nano.", "Nano", "My name is Nano, a small language model.", "You can call me Nano.", "No, I am Nano."],
+     ["I am not Nano.", "My name is not Nano.", "I was made in the nanochat course.", "Is your name Nano?", "My name is Anna, and Nano is my cat.", "I am Anna. I am Nano.",
+      "Nano is a river.", "I never was Nano.", "I am Nano, but my name is not Nano.", "Call me Tom. I am Nano."]),
+    ("program", ["No, I am a program.", "I am a program, not a human.", "A program."],
+     ["Yes, I am a human program.", "I am a human who writes a program.", "I am not a program.", "Yes. I am a program.", "I am a woman and a program.", "Is it a program?"]),
+    ("nanochat course", ["I was made in the nanochat course.", "The nanochat course made me."], ["I was not made in the nanochat course.", "The nanochat course is long.", "In a course."]),
+    ("Hello", ["Hello! I am Nano. How can I help you?", "Hello!"], ["I do not say Hello.", "Goodbye!"]),
+    ("transformer", ["I am a transformer that predicts the next token.", "A transformer"], ["I am no longer a transformer.", "A transformer hums in the cellar."])])
+def test_who_it_is_is_graded_by_meaning(must, right, wrong):
+    "Named right and wrong answers; a grader that looks for the word accepts most of the wrong ones."
+    grade = lambda a: IdentityTask().grade(chat("?", "!", must=must), a)
+    assert [a for a in right if not grade(a)] == [] and [a for a in wrong if grade(a)] == []
+
+
+def test_every_persona_is_right_about_itself():
+    for facts in (IDENTITY, persona("Minka"), tasks.PersonaTask.facts):
+        assert all(says_of_itself(answer, must) for answer, must, _ in facts)
+        assert not any(says_of_itself(other, must) for answer, must, _ in facts for other, _, _ in facts if other != answer and must != "Nano" and must != "Minka")
+
+
+# talks
+
+def user(c): return [m["content"] for m in c["messages"][::2]]
+def said(c): return [visible_text(m["content"]) for m in c["messages"][1::2]]
+def calls(c): return [p["text"] for m in c["messages"][1::2] if not isinstance(m["content"], str) for p in m["content"] if p["type"] == "python"]
+
+
+@pytest.fixture(scope="module")
+def talks(): return {split: [make_task("talk", split)[i] for i in range(2000)] for split in ("train", "test")}
+
+
+def test_talks_have_one_to_six_turns(talks):
+    turns = Counter(len(c["messages"]) // 2 for c in talks["train"])
+    assert set(turns) == set(range(1, 7)) and turns[1] < 800 and sum(turns[n] for n in (3, 4, 5, 6)) > 600
+
+
+def follow(total, question):
+    "What a follow-up question asks for, worked out from its words alone."
+    words = question.lower().rstrip("?.").split()
+    if whole := re.search(r"(\d+) ([-+*]) (\d+)", question): return "".join(whole.groups())
+    op = next(o for names, o in ((("plus", "add"), "+"), (("minus", "less"), "-"), (("times", "multiplied"), "*")) if set(names) & set(words))
+    return f"{total}{op}{words[-1]}"
+
+
+def test_every_answer_of_a_talk_can_be_worked_out(talks):
+    "Spelled words, results and what the user said are found again from the user's words and the answers before, with none of the task's own code."
+    seen = Counter()
+    for c in talks["train"] + talks["test"]:
+        total = word = None
+        facts = {}
+        for q, message in zip(user(c), c["messages"][1::2]):
+            a, parts = visible_text(message["content"]), message["content"]
+            for n, p in enumerate(parts if not isinstance(parts, str) else []):
+                if p["type"] == "python":
+                    assert parts[n + 1]["type"] == "python_output" and str(eval(p["text"])) == parts[n + 1]["text"]
+                    if not re.search("[A-Z][a-z]+ (has|gets|buys|finds|gives|loses|sells)", q):
+                        assert p["text"] == follow(total, q), (q, p["text"])
+                        seen["calculated"] += 1
+                    else:
+                        numbers = re.findall(r"\d+", q)
+                        assert p["text"] in (f"{numbers[0]}{p['text'][len(numbers[0])]}{numbers[-1]}", f"{total}{'-' if '-' in p['text'] else '+'}{numbers[-1]}")
+                        seen["story"] += 1
+                    total = parts[n + 1]["text"]
+            if re.fullmatch("[a-z]( [a-z])+", a):
+                letters = a.replace(" ", "")
+                if letters in re.findall("[a-z]+", q.lower()): word, seen["spelled"] = letters, seen["spelled"] + 1
+                else:
+                    assert letters == word[::-1] and re.search("backwards|other way", q.lower()), (q, a)
+                    seen["backwards"] += 1
+            if m := re.fullmatch(r"(Hello, (\w+)!)", a): facts["name"] = m[2]; assert m[2] in q
+            if m := re.fullmatch(r"I will remember that\.", a): facts["other"] = facts.get("other", "") + q
+            if m := re.fullmatch(r"Your name is (\w+)\.", a): assert m[1] == facts["name"]; seen["name"] += 1
+            elif m := re.fullmatch(r"You(?:r cat is called| live in| like| are) (\w+)(?: years old)?\.", a): assert m[1] in facts["other"]; seen["fact"] += 1
+            if a == "You have not told me." and "name" in q.lower() and "cat" not in q: assert "name" not in facts; seen["untold"] += 1
+    assert min(seen[k] for k in ("calculated", "story", "spelled", "backwards", "name", "fact", "untold")) >= 10, seen
+
+
+def test_nothing_held_out_occurs_in_a_talk(talks):
+    "Words, problems, names and wordings of the test part, counted in what is taught: none; in the test talks: many."
+    words, functions = set(SpellingTask("test").keys), {n for n, _ in UnknownFunctionsTask("test").keys if "." in n}
+    spelled_in = lambda cs: sum(re.sub("[^a-z]", "", a.split(" = ")[0]) in words for c in cs for a in said(c) if re.fullmatch("[a-z](?: [a-z0-9]+)+(?: = [0-9]+)?", a))
+    def problems(cs):
+        found = [re.fullmatch(r"(\d+)([-+*])(\d+)", e).groups() for c in cs for e in calls(c)]
+        key = lambda a, op, b: f"{a} - {b}" if op == "-" else " ".join(sorted((a, op, b)))
+        return sum(zlib.crc32(key(*p).encode()) % 10 == 0 for p in found)
+    names = lambda cs: sum(zlib.crc32(m.encode()) % 6 == 0 for c in cs for m in re.findall(r"Hello, (\w+)!", " ".join(said(c))))
+    asked = lambda cs: sum(bool(functions & set(re.findall(r"[\w.]*\w", q))) and a.startswith("I do not know that") for c in cs for q, a in zip(user(c), said(c)))
+    for count in (spelled_in, problems, names, asked): assert count(talks["train"]) == 0 and count(talks["test"]) > 50, count
+    openings = lambda cs: {user(c)[0] for c in cs}
+    assert not openings(talks["train"]) & openings(talks["test"])
+
+
+def test_a_refusal_is_taught_for_what_is_not_taught_only(talks):
+    taught = dict(taught_functions())
+    refused = Counter()
+    for c in talks["train"] + talks["test"]:
+        for q, a in zip(user(c), said(c)):
+            names = [w for w in re.findall(r"[\w.]*\w", q) if w in taught]
+            if a in taught.values(): assert any(taught[n] == a for n in names), (q, a)
+            if a == "I do not know that function.":
+                refused["functions"] += 1
+                assert not set(names) - {"function", "format", "print", "list", "set", "dict", "str"}, (q, a)
+    assert refused["functions"] > 300
+    assert not any(refuses(a) for _, a in taught_functions())
+    assert refuses("I do not know.") and refuses("You have not told me.") and not refuses("I know.") and not refuses("It does not matter.")
+
+
+def test_talks_are_graded_by_the_task_of_their_last_turn():
+    task = make_task("talk", "test")
+    graded = Counter()
+    for i in range(1000):
+        c = task[i]
+        right = c["messages"][-1]["content"]
+        assert task.grade(c, right) and not task.grade(c, "I like turtles.")
+        graded[c["graded"]] += 1
+    assert set(graded) >= {"spelling", "calculator", "memory", "docstring", "unknownfunctions", "identity", "wordproblems"}
+
+
+def test_a_held_out_problem_is_held_out_everywhere():
+    "Independent of the tasks: every a+b, a-b, a*b that an answer of the train part holds, against the rule written out here."
+    key = lambda a, op, b: f"{a} - {b}" if op == "-" else " ".join(sorted((a, op, b)))
+    out = lambda p: zlib.crc32(key(*p).encode()) % 10 == 0
+    for name in ("calculator", "wordproblems", "stories"):
+        problems = lambda split: [[re.fullmatch(r"(\d+)([-+*])(\d+)", e).groups() for e in calls(c)] for c in make_task(name, split)]
+        assert not any(out(p) for ps in problems("train") for p in ps) and all(any(map(out, ps)) for ps in problems("test"))
+
+
 # mixtures
 
 def test_mixture_counts_epochs():
@@ -215,9 +344,10 @@ def test_rows_hold_whole_conversations_and_always_a_target(tok, supervise):
 
 
 def test_padding_is_small(tok):
-    loader = ConversationLoader(tok, TaskMixture([(make_task(n), 0.3) for n in TASKS]), 8, 512, CPU)
+    small = [(make_task(n), 0.02 if n == "talk" else 0.2) for n in TASKS]
+    loader = ConversationLoader(tok, TaskMixture(small), 8, 512, CPU)
     assert 0 <= loader.padding < 0.02
-    total = sum(len(tok.render_conversation(c)[0]) for c in TaskMixture([(make_task(n), 0.3) for n in TASKS]))
+    total = sum(len(tok.render_conversation(c)[0]) for c in TaskMixture(small))
     assert loader.tokens == total
 
 

@@ -1,5 +1,5 @@
 "The one loop: exact resume, faults, accumulation, schedules, logs."
-import math, os, random, signal, subprocess, sys, time
+import math, os, random, resource, signal, subprocess, sys, threading, time
 import pytest, torch
 from nanochat_course import checkpoint as C, train as T
 from nanochat_course.common import CourseError, RunLog, Runtime, read_json, read_log, seed_everything
@@ -238,11 +238,16 @@ def test_steps_are_those_of_a_plain_loop():
 
 
 def test_schedule_sets_every_group():
+    "As upstream: the decay of the matrices falls, the small ones of AdamW's groups stay."
     a, b = torch.zeros(2, 2, requires_grad=True), torch.zeros(2, requires_grad=True)
-    o = MuonAdamW([dict(kind="muon", params=[a], lr=0.02, momentum=0.9, weight_decay=0.2), dict(kind="adamw", params=[b], lr=0.3, weight_decay=0.)])
+    o = MuonAdamW([dict(kind="muon", params=[a], lr=0.02, momentum=0.9, weight_decay=0.2), dict(kind="adamw", params=[b], lr=0.3, weight_decay=0.01)])
     for lr, m, wd in ((0.5, 0.85, 0.1), (0.1, None, 1.), (0.25, 0.95, 0.)): T.set_schedule(o, dict(lr=lr, momentum=m, weight_decay=wd))
     g, h = o.param_groups
     assert (g["lr"], g["momentum"], g["weight_decay"]) == (0.005, 0.95, 0.) and h["lr"] == 0.075 and "momentum" not in h
+    assert h["weight_decay"] == 0.01
+    plain = torch.optim.SGD([b], lr=0.1, weight_decay=0.5)
+    T.set_schedule(plain, dict(lr=1., weight_decay=0.1))
+    assert plain.param_groups[0]["weight_decay"] == pytest.approx(0.05), "torch's optimizers have one decay"
 
 
 def test_prefetch_does_not_move_the_saved_state(tmp_path):
@@ -317,13 +322,41 @@ def test_evaluation_that_fails_costs_no_training(tmp_path):
 
 def test_when_things_happen(tmp_path):
     events = []
-    table_run(tmp_path, n=10, evaluate=lambda s: events.append(("e", s, C.latest_step(tmp_path))) or dict(v=s), sample=lambda s: events.append(("s", s)),
-              loop=dict(eval_every=4, sample_every=3, save_every=4))
-    assert [e[:2] for e in events] == [("e", 0), ("s", 3), ("e", 4), ("s", 6), ("e", 8), ("s", 9), ("e", 10), ("s", 10)]
-    assert [e[2] for e in events if e[0] == "e"] == [None, 4, 8, 10], "the checkpoint is written before the evaluation"
+    def evaluate(step):
+        end = time.monotonic() + 30                                       # a thread writes the checkpoint meanwhile
+        while step and C.latest_step(tmp_path) != step and time.monotonic() < end: time.sleep(0.01)
+        events.append(("e", step, C.latest_step(tmp_path)))
+        return dict(v=step)
+    core = lambda s: events.append(("c", s)) or dict(core=s / 100)
+    _, _, r = table_run(tmp_path, n=10, evaluate=evaluate, core=core, sample=lambda s: events.append(("s", s)) or [f"said at {s}"],
+                        log=RunLog(tmp_path / "log.jsonl"), loop=dict(eval_every=4, core_every=4, sample_every=3, save_every=4))
+    assert [e[:2] for e in events] == [("e", 0), ("s", 3), ("e", 4), ("c", 4), ("s", 6), ("e", 8), ("c", 8), ("s", 9), ("e", 10), ("c", 10), ("s", 10)]
+    assert [e[2] for e in events if e[0] == "e"] == [None, 4, 8, 10], "the checkpoint is begun before the evaluation"
+    assert r["metrics"] == dict(v=10, core=0.1)
+    assert [(l["step"], l["samples"]) for l in read_log(tmp_path / "log.jsonl") if "samples" in l] == [(i, [f"said at {i}"]) for i in (3, 6, 9, 10)]
+    assert [(l["step"], l["core"]) for l in read_log(tmp_path / "log.jsonl") if "core" in l] == [(4, .04), (8, .08), (10, .1)]
+    events.clear()
+    table_run(n=5, core=lambda s: events.append(s), loop=dict(core_every=0))
+    assert events == [], "0 means never, at the end neither"
     events.clear()
     table_run(n=3, evaluate=lambda s: events.append(s) or {}, loop=dict(eval_every=-1, save_every=-1, sample_every=-1))
     assert events == [3], "a negative interval means: at the last step only"
+
+
+def test_a_disk_that_is_full_ends_the_run_at_the_next_step(tmp_path):
+    "The thread cannot write; the run must not go on for a thousand steps believing that it was saved."
+    done = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    def schedule(step):
+        done.append(step)
+        if step == 4: resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+        if step > 4: time.sleep(0.2)
+        return dict(lr=1.)
+    try:
+        with pytest.raises(CourseError, match="could not write .*step_000006"): table_run(tmp_path, n=100, schedule=schedule, loop=dict(save_every=3))
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 6 <= done[-1] < 20 and C.all_steps(tmp_path) == [3] and not list(tmp_path.glob(".step*"))
+    assert not [t for t in threading.enumerate() if t.name == "checkpoint"]
 
 
 def test_log_and_result(tmp_path):

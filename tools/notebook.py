@@ -134,11 +134,23 @@ def run(name):
     clean(path)
 
 
+def shown(cell):
+    "What a cell has written or returned, as text."
+    data = [output.get("data", {}) for output in cell.get("outputs", [])]
+    return "".join(o.get("text", d.get("text/markdown", d.get("text/plain", ""))) for o, d in zip(cell.get("outputs", []), data))
+
+
 def test_one(name):
     import nbformat
     path = EXERCISES / f"{name}.py"
     parts = path.read_text().split("\n# %%\n")[1:] if path.exists() else []
-    execute(name, nbformat.read(NBS / f"{name}.ipynb", as_version=4), [nbformat.v4.new_code_cell(p) for p in parts])
+    nb = nbformat.read(NBS / f"{name}.ipynb", as_version=4)
+    stored = [shown(cell) for cell in nb.cells]
+    execute(name, nb, [nbformat.v4.new_code_cell(p) for p in parts])
+    for before, cell in zip(stored, nb.cells):
+        if "#| same: true" in cell.source and shown(cell) != before:
+            raise SystemExit(f"{name}: a cell no longer says what is stored; run python tools/notebook.py run {name}:\n"
+                             f"{cell.source}\n\nstored:\n{before}\n\nnow:\n{shown(cell)}")
 
 
 def test(names):
