@@ -59,10 +59,17 @@ class Browser:
     def wait(self, expression, seconds=60):
         "Until an expression is true."
         deadline = time.monotonic() + seconds
-        while not (value := self.js(f"Boolean({expression})")):
+        while not (value := self.true(expression)):
             if time.monotonic() > deadline: raise AssertionError(f"never became true: {expression}; console: {self.console}; page: {self.js('document.body.innerText')[:1500]}")
             time.sleep(.03)
         return value
+
+    def true(self, expression):
+        "Whether an expression is true now; a page that is just leaving has no answer."
+        try: return self.js(f"Boolean({expression})")
+        except RuntimeError as e:
+            if "navigated" not in str(e) and "context" not in str(e): raise
+            return False
 
     def open(self, url):
         self.send("Page.navigate", url=url)

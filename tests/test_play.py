@@ -17,7 +17,7 @@ from nanochat_course.tokenizer import Tokenizer, count_words, learn_merges, trai
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAY = ROOT / "tools" / "site" / "play"
-PICTURES = ["bpe", "newton_schulz", "sampling", "attention", "race", "scaling", "zero", "talk"]
+PICTURES = ["bpe", "newton_schulz", "sampling", "attention", "race", "scaling", "zero", "bugs", "talk"]
 pytestmark = [pytest.mark.skipif(not chromium.find(), reason="needs chromium"), pytest.mark.timeout(300)]
 
 spec = importlib.util.spec_from_file_location("play_data", ROOT / "tools" / "site" / "play_data.py")
@@ -268,3 +268,40 @@ def test_what_the_chapters_say_about_their_pictures(page):
     for name, least, most in (("SGD", 0, 1e-9), ("Muon", 0, 1e-4), ("AdamW", 0.1, np.inf)):
         straight, turned = (np.array(page.js(f"play.pictures.race.path('{name}', {{lr: 0.02, angle: {angle}, steps: 30}})")) for angle in (0, 30))
         assert least <= np.abs(turned - straight)[:, :2].max() <= most, name
+
+
+def test_bug_museum(page):
+    "The page shows the stored runs; each has the mark of its bug; naming it right is told apart from naming it wrong."
+    stored = json.loads((ROOT / "benchmarks" / "results" / "bug_museum.json").read_text())
+    assert page.js("play.fetch('bugs')") == stored and sorted(page.js("play.pictures.bugs.order")) == list(range(10))
+    runs = {r["bug"]: r for r in stored["runs"]}
+    last = {name: (r["train"][-1], r["validation"][-1][1]) for name, r in runs.items()}
+    healthy, uniform = last[""], stored["uniform"]
+    assert uniform == pytest.approx(np.log(512), abs=1e-3) and all(r["train"][0] == pytest.approx(uniform, abs=0.01) for r in runs.values())
+    assert max(runs["learning rate too high"]["train"]) > uniform + 2 and last["learning rate too high"][1] > last["targets of another row"][1]
+    assert last["targets not shifted"][0] < 0.1 and last["targets not shifted"][1] > uniform
+    assert last["gradients never cleared"][1] > healthy[1] + 2 and last["no causal mask"][1] < healthy[1] - 2
+    assert last["one batch for ever"][0] < 0.1 and last["one batch for ever"][1] > uniform
+    assert 5.2 < last["targets of another row"][1] < 5.4                                        # the entropy of single tokens
+    flat = [loss for step, loss in runs["schedule too short"]["validation"] if step > 70]
+    assert max(flat) == min(flat) > healthy[1] + 1
+    assert last["another tokenizer"][0] == healthy[0] and last["another tokenizer"][1] > healthy[1] + 2
+    assert last["padding counted"][0] < 1.5 and last["padding counted"][1] > healthy[1]
+    assert {*runs["everything starts at zero"]["train"]} == {uniform}
+    say = lambda right: page.js(f"""(() => {{
+      const box = document.querySelector('[data-play=bugs]'), bugs = play.data.bugs.runs.slice(1), mine = bugs[play.pictures.bugs.order[0]].bug;
+      [...box.querySelectorAll('button')].find(b => (b.textContent === mine) === {right}).click();
+      return box.querySelector('[role=status]').textContent;
+    }})()""")
+    assert say("false").startswith("Not ") and say("true").startswith("Yes, ")
+
+
+def test_a_curve_of_the_museum_is_what_training_gives():
+    "Six steps of three runs, trained here."
+    spec = importlib.util.spec_from_file_location("bug_museum", ROOT / "benchmarks" / "bug_museum.py")
+    museum = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(museum)
+    runs = {r["bug"]: r for r in json.loads(museum.STORED.read_text())["runs"]}
+    _, *ids = museum.make_data()
+    for bug in ("", "targets not shifted", "padding counted"):
+        assert museum.train(bug, *ids, most=6)[1] == pytest.approx(runs[bug]["train"][:6], abs=0.02)

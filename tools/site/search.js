@@ -5,7 +5,7 @@ let pagefind, names, latest = 0;
 const searchButton = document.getElementById("search-open");
 searchButton.onclick = () => { search.showModal(); query.select(); };
 document.addEventListener("keydown", event => {
-  const writing = event.target.closest("input, textarea, select, [contenteditable]");
+  const writing = event.target.closest?.("input, textarea, select, [contenteditable]");
   if (!search.open && ((event.key === "/" && !writing) || (event.key === "k" && (event.ctrlKey || event.metaKey)))) {
     event.preventDefault();
     searchButton.click();
@@ -13,6 +13,7 @@ document.addEventListener("keydown", event => {
 });
 search.addEventListener("click", event => { if (event.target === search) search.close(); });
 search.addEventListener("keydown", event => {
+  if (event.key === "Escape") search.close();             // at once, also where the field is not empty
   if (!["ArrowDown", "ArrowUp"].includes(event.key)) return;
   event.preventDefault();
   const links = [query, ...found.querySelectorAll("a")], at = links.indexOf(document.activeElement);
