@@ -6,9 +6,5 @@ check_mask.verify(lambda T, w: (_back(T) >= 0) & (_back(T) <= w), wrong=[lambda 
     lambda T, w: (_back(T) > 0) & (_back(T) <= w), lambda T, w: torch.ones(T, T).tril().bool(), lambda T, w: ((_back(T) >= 0) & (_back(T) <= w)).T])
 
 # %%
-check_bytes.verify(lambda L, h, g, c, t, b: 2 * L * g * (c // h) * t * b, wrong=[lambda L, h, g, c, t, b: L * g * (c // h) * t * b,
-    lambda L, h, g, c, t, b: 2 * L * c * t * b, lambda L, h, g, c, t, b: 2 * g * (c // h) * t * b, lambda L, h, g, c, t, b: 2 * L * g * (c // g) * t * b])
-
-# %%
 def _un(y, p, d, sign=-1, shift=0): c, s = rotary_tables(p + 2, d); return rotary(y.view(1, 1, 1, -1), c[p+shift:p+shift+1], sign * s[p+shift:p+shift+1]).flatten()
 check_unrotate.verify(_un, wrong=[lambda y, p, d: y, lambda y, p, d: _un(y, p, d, 1), lambda y, p, d: _un(y, p, d, -1, 1)])

@@ -7,6 +7,7 @@ check_best_fit.verify(best_fit_solution, wrong=[lambda l, s: bisect_right(l, s) 
     lambda l, s: max((i for i, n in enumerate(l) if n <= s), default=None), lambda l, s: 0 if l and l[0] <= s else None])
 
 # %%
-def inplace(row, mask): row[mask == 0] = -1; return row[1:]
-check_masked_targets.verify(lambda r, m: np.where(m[1:] == 1, r[1:], -1), wrong=[lambda r, m: np.where(m[:-1] == 1, r[1:], -1), lambda r, m: r[1:],
-    lambda r, m: np.where(m == 1, r, -1), lambda r, m: np.where(m[:-1] == 1, r[:-1], -1), inplace])
+_kept = lambda lengths, T: sum(min(n, T) for n in lengths)
+check_padded.verify(lambda n, T: (1 - _kept(n, T) / (T * len(n)), 1 - _kept(n, T) / sum(n)), wrong=[
+    lambda n, T: (1 - _kept(n, T) / (T * len(n)), 0.), lambda n, T: (1 - _kept(n, T) / (T * len(n)), sum(1 - min(x, T) / x for x in n) / len(n)),
+    lambda n, T: (_kept(n, T) / (T * len(n)), _kept(n, T) / sum(n)), lambda n, T: (1 - sum(n) / (T * len(n)), 1 - _kept(n, T) / sum(n))])
