@@ -8,14 +8,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--preset", default="laptop")
-parser.add_argument("--keep", default="", help="folder to run in and keep; empty: a temporary one")
+parser.add_argument("--keep", default="", help="folder to run in and keep, or to go on in; empty: a temporary one")
 args = parser.parse_args()
 folder = args.keep or tempfile.mkdtemp()
 os.environ["NANOCHAT_COURSE_DIR"] = folder
 
-start = time.time()
 subprocess.run([sys.executable, "-m", "nanochat_course.speedrun", "--preset", args.preset], check=True)
-seconds = time.time() - start
 
 from nanochat_course.common import load_result, machine, read_json, write_json
 
@@ -26,7 +24,8 @@ for stage, entry in ledger.items():
 metrics = {s: load_result(s).get("metrics", {}) for s in ("tok_train", "base_train", "base_eval", "mid_train", "chat_sft", "chat_rl",
                                                            "chat_eval_base", "chat_eval_mid", "chat_eval_sft", "chat_eval_rl")}
 write_json(HERE / "results" / f"speedrun_{args.preset}.json", dict(date=time.strftime("%Y-%m-%d"), command=f"python benchmarks/bench_speedrun.py --preset {args.preset}",
-           machine=machine(), seconds=round(seconds, 1), stages=stages, metrics=metrics))
+           machine=machine(), seconds=round(sum(s["seconds"] for s in stages), 1), stages=stages, metrics=metrics,
+           growth=load_result("base_train").get("tables", {}).get("what it said", {})))
 said = load_result("transcript")
 if said:
     write_json(HERE / "results" / f"transcript_{args.preset}.json", dict(date=time.strftime("%Y-%m-%d"), model=said["config"]["model_tag"], sources=said["sources"], talks=said["talks"]))

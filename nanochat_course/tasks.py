@@ -633,7 +633,8 @@ def counted(
 
 class TalkTask(Task):
     "Conversations of one to six turns: all skills, questions that need the turn before, and what the user has told."
-    shares = dict(spelling=42, lettercount=13, docstring=12, unknownfunctions=8, unknown=5, identity=9, calculator=6, sums=7, wordproblems=4, memory=18)
+    shares = dict(spelling=38, lettercount=13, docstring=20, unknownfunctions=7, unknown=5,
+                  identity=10, calculator=8, sums=7, wordproblems=4, memory=15)
 
     def make_keys(self):
         makers = dict(spelling=SpellingTask, lettercount=LetterCountTask, docstring=DocstringTask, unknownfunctions=UnknownFunctionsTask,
