@@ -13,7 +13,7 @@ __all__ = ['DTYPES', 'MODEL', 'OPTIMIZER', 'RNG', 'META', 'SUMS', 'rng_state', '
 # %% ../nbs/26_checkpoint.ipynb #e8374880
 import hashlib, json, os, random, re, shutil, struct, threading
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -553,9 +553,11 @@ def restore(
     rt:Runtime=None,       # given: random generators are put back, too
 ):
     "Put a checkpoint back into a model, its optimizer and the random generators."
-    model, config = unwrap(model), ckpt.meta.get("model_config")
-    if config and is_dataclass(getattr(model, "config", None)) and (d := differences(config, asdict(model.config))):
-        raise CourseError(f"{ckpt.path} holds another architecture: {d}")
+    model, saved = unwrap(model), ckpt.meta.get("model_config")
+    if saved and is_dataclass(getattr(model, "config", None)):
+        later = {f.name: f.default for f in fields(model.config) if f.default is not MISSING}   # fields that are younger than the checkpoint
+        if d := differences({**later, **saved}, asdict(model.config)):
+            raise CourseError(f"{ckpt.path} holds another architecture: {d}")
     fits(ckpt, model)
     model.load_state_dict(ckpt.model_state)
     try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from .common import CourseError, atomic_path, base_dir, load_result, make_or, read_log, run_main
 from .scaling import cost
-from .tasks import IDENTITY, last_number, normalise, taught_functions
+from .tasks import IDENTITY, last_number, normalise, says_of_itself, taught_functions
 
 # %% ../nbs/93_report.ipynb #3e60cd11
 def show(
@@ -92,7 +92,7 @@ def is_right(
 )->bool|None:    # None where the report does not know the answer
     "Check an answer that can be checked."
     for _, must, ways in IDENTITY:
-        if prompt in ways: return must.lower() in text.lower()
+        if prompt in ways: return says_of_itself(text, must)
     if m := re.fullmatch(r"What is (\d+) \+ (\d+)\?", prompt): return last_number(text) == str(int(m[1]) + int(m[2]))
     if m := re.fullmatch(r"(\w+) has (\d+) \w+\. \1 buys (\d+) more\. How many .*", prompt):
         return last_number(text) == str(int(m[2]) + int(m[3]))
