@@ -230,6 +230,11 @@ def test_load_model_with_its_tokenizer(tmp_path, monkeypatch):
     assert torch.equal(torch.get_rng_state(), state), "loading must not draw from the caller's generator"
     x = torch.tensor([tok2.encode("The cat sat on the mat.", prepend=tok2.bos)[:16]])
     assert same(model, loaded) and torch.equal(model(x), loaded(x)) and meta["step"] == 7 and not loaded.training
+    older = json.loads((steps_dir / "step_000007" / "meta.json").read_text())
+    for younger in ("unet", "smear", "qk_scale"): del older["model_config"][younger]        # written before the model had these fields
+    (steps_dir / "step_000007" / "meta.json").write_text(json.dumps(older))
+    sealed(steps_dir / "step_000007")
+    assert torch.equal(model(x), C.load_model(steps_dir, RT)[0](x))
     train_bpe(["the mat sat on a cat " * 20] * 3, 270).save(base_dir() / "tokenizer")
     with pytest.raises(CourseError, match="another tokenizer"): C.load_model(steps_dir, RT)
     with pytest.raises(CourseError, match="no checkpoint"): C.load_model(C.checkpoint_dir("mid", "d2"), RT)
