@@ -10,7 +10,7 @@ __all__ = ['DTYPES', 'MODEL', 'OPTIMIZER', 'RNG', 'META', 'SUMS', 'rng_state', '
            'read_parts', 'Checkpoint', 'load_checkpoint', 'load_latest', 'differences', 'fits', 'restore',
            'unbuildable', 'model_config', 'load_model']
 
-# %% ../nbs/26_checkpoint.ipynb #e8374880
+# %% ../nbs/26_checkpoint.ipynb #c138c91a
 import hashlib, json, os, random, re, shutil, struct, threading
 from contextlib import ExitStack
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
@@ -227,7 +227,7 @@ def _prune(directory, keep_last, keep): # rank 0 only; `keep` is always kept
     for step in steps[:max(0, len(steps) - keep_last)]:
         if step != keep: _remove(step_path(directory, step))
 
-# %% ../nbs/26_checkpoint.ipynb #8984fab7
+# %% ../nbs/26_checkpoint.ipynb #372c60a8
 class CheckpointWriter:
     "Writes the checkpoints of one run, each rank its part, in a thread beside the training."
     def __init__(self,
@@ -248,7 +248,7 @@ class CheckpointWriter:
     def failed(self)->bool: # this rank could not write its part
         return bool(self.error)
 
-# %% ../nbs/26_checkpoint.ipynb #10251186
+# %% ../nbs/26_checkpoint.ipynb #7fde6111
 @patch
 def parts(self:CheckpointWriter,
     model:torch.nn.Module, # compiled or not
@@ -275,7 +275,7 @@ def open_folder(self:CheckpointWriter)->tuple: # what closes it, and the hidden 
     if not name: self.agree()
     return place, self.path.with_name(name)
 
-# %% ../nbs/26_checkpoint.ipynb #eeb43c10
+# %% ../nbs/26_checkpoint.ipynb #4152dfff
 @patch
 def begin(self:CheckpointWriter,
     step:int,              # steps done
@@ -301,7 +301,7 @@ def begin(self:CheckpointWriter,
     if at_once or not copy: self.copied.set()
     return self.path
 
-# %% ../nbs/26_checkpoint.ipynb #3c9c198f
+# %% ../nbs/26_checkpoint.ipynb #bf45ece6
 @patch
 def copy_files(self:CheckpointWriter,
     files:dict, # name -> tensors
@@ -336,7 +336,7 @@ def write(self:CheckpointWriter,
         self.copied.set()
         self.wrote.set()
 
-# %% ../nbs/26_checkpoint.ipynb #aff7dd9a
+# %% ../nbs/26_checkpoint.ipynb #5804016f
 @patch
 def complete(self:CheckpointWriter,
     folder:Path,   # hidden, with the files of some ranks
@@ -351,7 +351,7 @@ def complete(self:CheckpointWriter,
     for path in lists: path.unlink()
     (folder / SUMS).write_text(f"{lines}{sha256(folder / META)}  {META}\n")
 
-# %% ../nbs/26_checkpoint.ipynb #5d45306b
+# %% ../nbs/26_checkpoint.ipynb #49b67939
 @patch
 def agree(self:CheckpointWriter):
     "If one rank has failed, all raise `CourseError`."
@@ -384,7 +384,7 @@ def close(self:CheckpointWriter,
     self.thread.join()
     self.thread = None
 
-# %% ../nbs/26_checkpoint.ipynb #5587f02b
+# %% ../nbs/26_checkpoint.ipynb #555d0c38
 def save_checkpoint(
     directory,             # of one run; the checkpoint becomes `directory/step_000123`
     step:int,              # steps done
@@ -434,7 +434,7 @@ def verify(
         if not (path / name).is_file(): raise CourseError(f"{path / name} is missing: {cure}")
         if sha256(path / name) != digest: raise CourseError(f"{path / name} is damaged, its checksum differs: {cure}")
 
-# %% ../nbs/26_checkpoint.ipynb #b54f00d4
+# %% ../nbs/26_checkpoint.ipynb #4d1bd90e
 def _read(path, device="cpu"): # name -> tensor
     try: return load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
@@ -462,7 +462,7 @@ def read_parts(
     for file in sorted(f for f in listed(path) if is_part(f, name)): tensors |= _read(Path(path) / file, device)
     return join_rows(tensors)
 
-# %% ../nbs/26_checkpoint.ipynb #73c0909f
+# %% ../nbs/26_checkpoint.ipynb #107b7920
 @dataclass
 class Checkpoint:
     "One checkpoint; its tensors are read at the first use."
@@ -483,7 +483,7 @@ class Checkpoint:
     def rng(self)->dict: # "<rank>/<generator>" -> tensor
         return read_parts(self.path, RNG)
 
-# %% ../nbs/26_checkpoint.ipynb #88345811
+# %% ../nbs/26_checkpoint.ipynb #0e0103fc
 def load_checkpoint(
     directory,       # of one run
     step:int=None,   # None loads the newest
@@ -502,7 +502,7 @@ def load_checkpoint(
     if check: verify(path, () if optimizer else (OPTIMIZER,))
     return Checkpoint(int(path.name[5:]), read_json(path / META), path, device)
 
-# %% ../nbs/26_checkpoint.ipynb #aae7fc83
+# %% ../nbs/26_checkpoint.ipynb #e9ddee3a
 def load_latest(
     directory,  # of one run; may be missing
     rt:Runtime, # every rank calls and gets the same step
@@ -521,7 +521,7 @@ def load_latest(
     if chosen == -2: raise CourseError(f"every checkpoint in {directory} is damaged: remove the folder to start again")
     return None if chosen == -1 else load_checkpoint(directory, chosen, check=False)
 
-# %% ../nbs/26_checkpoint.ipynb #da5d573a
+# %% ../nbs/26_checkpoint.ipynb #648fdff2
 def differences(
     saved:dict, # fields of one configuration
     now:dict,   # fields of another

@@ -8,7 +8,7 @@ __all__ = ['PROMPTS', 'STAGE_BEFORE', 'STAGE_COMMAND', 'chat_samples', 'held_out
            'stage_plan', 'chat_plan', 'same_start', 'loader_report', 'stage_start', 'stage_meta',
            'train_on_conversations', 'mid_train', 'main']
 
-# %% ../nbs/43_mid_train.ipynb #97b0f19f
+# %% ../nbs/43_mid_train.ipynb #0bcd3c63
 import math, time
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -165,7 +165,7 @@ def chat_rates(
     elif before["tokens"] >= SMALL_RUN: scale = (total / REF_BATCH)**.5
     return dict(rates, weight_decay=config.weight_decay, lr_scale=scale)
 
-# %% ../nbs/43_mid_train.ipynb #4a57bf4f
+# %% ../nbs/43_mid_train.ipynb #1151372d
 def inherited_batch(
     config,       # the stage's flags
     before:dict,  # from `pretraining`

@@ -65,7 +65,8 @@ NAMES = {"train_bpb": "seen text, bits per byte", "val_bpb": "held-out text, bit
          "arc_challenge": "ARC, challenge · right", "mmlu": "MMLU · right",
          "humaneval": "HumanEval · passed", "spellingbee": "spelling bee · right",
          "simplespelling": "simple spelling · right", "persona": "who are you? · right",
-         "stories": "stories of two steps · right", "ChatCORE": "ChatCORE",
+         "stories": "stories of two steps · right", "calculator": "calculator · right", "talk": "talks of several turns · right",
+         "unknownfunctions": "functions nobody taught · says so", "ChatCORE": "ChatCORE",
          "chat mean": "mean of these tasks",
          "text val_bpb": "plain text after chat training, bits per byte"}
 

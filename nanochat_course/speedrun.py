@@ -24,7 +24,7 @@ from .corpus import DOWNLOAD_LOCK, HEARTBEAT, HUB, corpus_folder, full_source, r
 from .recipe import RECORD
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/52_speedrun.ipynb #32f02bde
+# %% ../nbs/52_speedrun.ipynb #50f6cbf7
 GSM8K = dict(task="gsm8k", num_samples=16, examples_per_step=16, max_new_tokens=256, top_k=50, embedding_lr=0.2, device_batch_size=32,
              eval_every=60, eval_items=400, save_every=60)                    # reinforcement learning as nanochat's
 WATCHED = dict(core_metric_every=2000, sample_every=500)                   # the model is looked at while it grows

@@ -403,7 +403,7 @@ class Loop:
     def smooth_loss(self)->float: # nats; nan before the first step
         return self.state.ema / (1 - self.loop.smoothing**self.state.step) if self.state.step else math.nan
 
-# %% ../nbs/27_train.ipynb #b4288733
+# %% ../nbs/27_train.ipynb #889daf69
 @patch
 def one_step(self:Loop,
     stop,            # from `stop_signals`: was this rank asked to stop?

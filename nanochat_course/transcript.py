@@ -44,7 +44,7 @@ def hold(
             read[i].append(dict(role="assistant", content=answer.parts or ""))
     return talks
 
-# %% ../nbs/47_transcript.ipynb #02bd86a8
+# %% ../nbs/47_transcript.ipynb #37249fc1
 @dataclass(frozen=True)
 class TranscriptConfig:
     "Hold the same conversations with the models of all stages."
