@@ -111,7 +111,7 @@ PROBES = dict( # kind -> (skill, question, what is right): none of the questions
         ("docstring", "Explain len.", "does len"), ("docstring", "What does str.title do?", "does str.title"), ("docstring", "What is list.remove for?", "does list.remove"),
         ("unknownfunctions", "What does uuid.bytes_le do?", "refusal"), ("unknownfunctions", "Explain set.push.", "refusal"),
         ("unknown", "Who invented the bread?", "refusal"), ("unknown", "How old is Mozart?", "refusal"),
-        ("identity", "May I know your name?", "Nano"), ("identity", "Who is your creator?", "nanochat course"), ("identity", "What can you tell me?", "spell"),
+        ("identity", "May I know your name?", "Nano"), ("identity", "Who is your maker?", "nanochat course"), ("identity", "What can you tell me?", "spell"),
         ("calculator", "What is 5 * 7?", "= 35"), ("calculator", "How much is 42 - 31?", "= 11"), ("calculator", "Compute 52 + 6.", "= 58"),
         ("wordproblems", "Mia has 38 coins. Mia gets 70 more. How many coins does Mia have?", "= 108"),
         ("wordproblems", "Leo has 77 eggs. Leo sells 18. How many are left?", "= 59")),

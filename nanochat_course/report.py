@@ -9,7 +9,7 @@ __all__ = ['BOOKKEEPING', 'STAGES', 'COLUMNS', 'NAMES', 'GREY', 'BLUE', 'MFU', '
            'cost_blocks', 'talk_table', 'talk_blocks', 'stage_blocks', 'report_blocks', 'figure_address', 'to_markdown',
            'to_html', 'write_report', 'ReportConfig', 'report', 'main']
 
-# %% ../nbs/93_report.ipynb #a3d157e4
+# %% ../nbs/93_report.ipynb #ace6d5c0
 import base64, html, io, re, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ def comparable(
         return show(m[k]) + (f" (before: {show(earlier)})" if earlier is not None else "")
     return {k: value(k) for k, v in m.items() if not isinstance(v, dict) and not k.endswith((" 95%", " before"))}
 
-# %% ../nbs/93_report.ipynb #231cee46
+# %% ../nbs/93_report.ipynb #2033ad8e
 STAGES = dict(tok_train="Tokenizer", base_train="Pretraining", base_eval="Base evaluation", mid_train="Midtraining",
               chat_sft="SFT", chat_rl="RL", chat_eval_base="Chat evaluation, base",
               chat_eval_mid="Chat evaluation, mid", chat_eval_sft="Chat evaluation, SFT",
@@ -86,7 +86,7 @@ def metric_table(
 
 
 
-# %% ../nbs/93_report.ipynb #f0fe4fab
+# %% ../nbs/93_report.ipynb #b17856dd
 def is_right(
     prompt:str,  # a question that the stages are asked
     text:str,    # what the model answered
@@ -271,7 +271,7 @@ def cost_blocks(
             "(arithmetic only: loading, evaluation and start-up come on top).")
     return [("text", text)]
 
-# %% ../nbs/93_report.ipynb #talkrep2
+# %% ../nbs/93_report.ipynb #b969e13e
 SPOKEN = dict(base="pretraining", mid="midtraining", sft="SFT", rl="RL")
 
 def talk_table(
@@ -292,7 +292,7 @@ def talk_blocks(
     tables = [("table", talk_table(talk, said["sources"])) for talk in said.get("talks", [])]
     return tables and [("text", "## What it says"), *tables]
 
-# %% ../nbs/93_report.ipynb #aff60856
+# %% ../nbs/93_report.ipynb #f86a9880
 def stage_blocks(
     stage:str,     # name
     result:dict,   # its summary
@@ -373,7 +373,7 @@ def to_html(
     body = md.render(to_markdown(blocks, inline=True))
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
-# %% ../nbs/93_report.ipynb #1c8e1c25
+# %% ../nbs/93_report.ipynb #5d5f0649
 def write_report()->Path: # the HTML page
     "Make `report/report.md` and `report/report.html` from what the stages left."
     folder, results = base_dir() / "report", {s: r for s in STAGES if (r := load_result(s))}

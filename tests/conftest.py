@@ -18,8 +18,8 @@ def test_data():
     return Path(folder)
 
 
-# Longest first, so that two workers end together; seconds alone on two cores when the list was made.
-SLOW = ["test_pipeline", "test_speedrun"]
+# Longest first, so that two workers end together.
+SLOW = ["test_pipeline", "test_zero2", "test_zero3", "test_site", "test_tasks", "test_speedrun", "test_runs", "test_nanogpt"]
 
 
 def pytest_collection_modifyitems(items):

@@ -110,7 +110,7 @@ def test_a_name_is_a_name(house, tag):
 def test_examples_are_questions_of_the_training(house):
     config = dict(mixture="smoltalk:1 identity:1 spelling:2 lettercount:0 sums:.5", no_such_flag=3)
     tasks = teachers("mid", "d1", dict(config=config))
-    assert [type(t).__name__ for t in tasks] == ["IdentityTask", "SpellingTask", "SumsTask"]
+    assert [type(t).__name__ for t in tasks] == ["IdentityTask", "SpellingTask", "HandSumsTask"]
     known = {t[i]["messages"][0]["content"] for t in tasks for i in range(len(t))}
     for _ in range(5):
         asked = questions(tasks)

@@ -378,10 +378,10 @@ def test_a_full_queue_is_said_at_once(engine):
 def test_time_ends_an_answer_and_a_wait(engine):
     with server(engine, pause=.05, slots=1, seconds=1) as web:
         results = []
-        threads = [threading.Thread(target=lambda: results.append(ask(web, LONG))) for _ in range(2)]
+        threads = [threading.Thread(target=lambda: results.append(ask(web, LONG))) for _ in range(3)]
         for t in threads: t.start()
         for t in threads: t.join()
-        assert sorted(status for status, *_ in results) == [200, 429]
+        assert sorted(status for status, *_ in results) in ([200, 200, 429], [200, 429, 429])   # one place: the second may just get it, the third cannot
         whole = json.loads(next(data for status, data, _ in results if status == 200))["choices"][0]
         assert whole["finish_reason"] == "length" and whole["stop"] == "time" and whole["message"]["content"]
         assert json.loads(next(data for status, data, _ in results if status == 429))["error"]["code"] == "queue_timeout"

@@ -316,12 +316,12 @@ def small_mixture(): return TaskMixture([(make_task(n, size=30), 1) for n in TAS
 @pytest.mark.parametrize("supervise", ["assistant", "all"])
 def test_rows_hold_whole_conversations_and_always_a_target(tok, supervise):
     m = small_mixture()
-    loader = ConversationLoader(tok, m, 4, 256, CPU, supervise=supervise)
+    loader = ConversationLoader(tok, m, 4, 512, CPU, supervise=supervise)
     batches = list(loader())
     assert len(batches) == loader.num_iterations and loader.left_out == loader.cut == 0
     found = []
     for x, y, _ in batches:
-        assert x.shape == y.shape == (4, 256) and x.dtype == y.dtype == torch.int64
+        assert x.shape == y.shape == (4, 512) and x.dtype == y.dtype == torch.int64
         for row, target in zip(x.tolist(), y.tolist()):
             if max(target) < 0: assert not any(row); continue
             assert all(t in (-1, n) for t, n in zip(target, row[1:]))
