@@ -103,7 +103,7 @@ def chat_core(
     centred = [(accuracies[name] - baselines[name]) / (1 - baselines[name]) for name in CHATCORE]
     return sum(centred) / len(centred)
 
-# %% ../nbs/46_chat_eval.ipynb #d5cc0230
+# %% ../nbs/46_chat_eval.ipynb #68056601
 PROBES = dict( # kind -> (skill, question, what is right): none of the questions occurs in training
     taught=(   # wordings that are taught, about words, problems, names and functions that are held out
         ("spelling", "Spell list.", "l i s t"), ("spelling", "How do you spell command?", "c o m m a n d"), ("spelling", "Please spell order.", "o r d e r"),

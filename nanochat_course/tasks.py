@@ -614,7 +614,7 @@ class MemoryTask(Task):
         if not right.startswith("You"): return normalise(said) == normalise(right)             # "Hello, Anna!"
         return states(said, right.rstrip(".").split()[-1] if "years" not in right else right.split()[2], of_oneself=False)
 
-# %% ../nbs/41_tasks.ipynb #1134358c
+# %% ../nbs/41_tasks.ipynb #b0a3c857
 ANOTHER = ("And {}?", "Now {}.", "What about {}?", "{}?", "And how about {}?", "Then {}.", "Next {}.")
 BACKWARDS = ("And backwards?", "Backwards?", "Now backwards.", "Can you spell it backwards?", "The other way round?")
 SURE = (("Are you sure?", "Really?", "Is that right?", "Is that correct?"), "I think so.")
@@ -633,8 +633,8 @@ def counted(
 
 class TalkTask(Task):
     "Conversations of one to six turns: all skills, questions that need the turn before, and what the user has told."
-    shares = dict(spelling=38, lettercount=13, docstring=20, unknownfunctions=7, unknown=5,
-                  identity=10, calculator=8, sums=7, wordproblems=4, memory=15)
+    shares = dict(spelling=64, lettercount=12, docstring=20, unknownfunctions=6, unknown=5,
+                  identity=10, calculator=8, sums=7, wordproblems=4, memory=12)
 
     def make_keys(self):
         makers = dict(spelling=SpellingTask, lettercount=LetterCountTask, docstring=DocstringTask, unknownfunctions=UnknownFunctionsTask,
@@ -873,7 +873,7 @@ class TaskMixture:
     def __len__(self): return len(self.order)
     def __getitem__(self, i): t, j = self.order[i]; return self.tasks[t][j]
 
-# %% ../nbs/41_tasks.ipynb #4902518c
+# %% ../nbs/41_tasks.ipynb #fdcd4d0b
 TASKS = dict(identity=IdentityTask, persona=PersonaTask, docstring=DocstringTask, spelling=SpellingTask, # made by code
              lettercount=LetterCountTask, sums=HandSumsTask, wordproblems=WordProblemsTask, stories=StoryTask, calculator=CalculatorTask,
              unknownfunctions=UnknownFunctionsTask, unknown=UnknownTask, memory=MemoryTask, talk=TalkTask)
@@ -895,7 +895,7 @@ def make_task(
     return TASKS[name](split=split, **options)
 
 MIXTURES = dict( # names for mixtures: what the stages learn on a laptop, and in the real run
-    laptop_mid="talk:0.38",
+    laptop_mid="talk:0.42",
     laptop_sft="talk:0.18",
     mid="smoltalk:1 mmlu:1 gsm8k:1 persona:1 simplespelling:1 spellingbee:1",
     sft="smoltalk:1 mmlu:1 gsm8k:2 persona:2 simplespelling:1 spellingbee:1")
