@@ -38,7 +38,7 @@ def replay(model, g, share=1, scale=1., fall=True, steps=STEPS, rows=ROWS):
     for step in range(steps):
         parts = [chat_rows(rows - share, g)] if share < rows else []
         if share: parts.append(text_rows(KNOWN, share, g))
-        yield *map(torch.cat, zip(*parts)), scale * (1 - step / steps if fall else 1.)
+        yield *map(torch.cat, zip(*parts)), scale * (min(1., 2 * (1 - step / steps)) if fall else 1.)
 def quiet(model, g): yield from replay(model, g, share=0, scale=0.03)
 def only_text(model, g): yield from replay(model, g, share=8)
 def too_much(model, g): yield from replay(model, g, rows=16)
