@@ -1,8 +1,8 @@
 # ruff: noqa: E501
 "The terminal chat: in a pipe, in a pseudo-terminal, and its parts."
-import errno, io, os, pty, select, shutil, signal, subprocess, sys, time
+import errno, io, os, pty, select, shutil, signal, sys, time
 
-import pytest, torch
+import forked, pytest, torch
 
 from nanochat_course.chat_cli import Chat, Printer, command, converse, find_model, fit, harmless, pieces, questions, teachers
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
@@ -56,7 +56,7 @@ def house(tmp_path_factory):
 
 
 def run(*args, house, stdin="", **kw):
-    return subprocess.run([*COMMAND, "--device", "cpu", "--dtype", "float32", *args], input=stdin, capture_output=True, text=True, timeout=120,
+    return forked.run([*COMMAND, "--device", "cpu", "--dtype", "float32", *args], input=stdin, capture_output=True, text=True, timeout=120,
                           env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1"), **kw)
 
 

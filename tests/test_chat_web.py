@@ -2,7 +2,7 @@
 import contextlib, http.client, json, os, random, re, signal, socket, subprocess, sys, threading, time
 from types import SimpleNamespace
 
-import chromium, numpy as np, openai, pytest, torch
+import chromium, forked, numpy as np, openai, pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from nanochat_course.chat_web import (Batch, Job, Served, Step, WebConfig, Watch, Worker, check, choose, host_allowed, listen, make_prompt, page,
@@ -542,9 +542,8 @@ def house(engine, tmp_path_factory):
 
 
 def launch(house, *args, **env):
-    listen_to_us = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)          # a job in the background is started deaf to it
-    return subprocess.Popen([sys.executable, "-m", "nanochat_course.chat_web", "--device", "cpu", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, preexec_fn=listen_to_us, env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1", **env))
+    return forked.Popen([sys.executable, "-m", "nanochat_course.chat_web", "--device", "cpu", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1", **env))
 
 
 def test_the_program_serves_says_where_and_ends_politely(house):
