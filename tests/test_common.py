@@ -244,7 +244,8 @@ def test_runtime_in_real_processes(tmp_path, world):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         (tmp_path / "port").write_text(str(s.getsockname()[1]))
-    mp.spawn(_reduce, (world, str(tmp_path)), nprocs=world)
+    forked.start_server()
+    mp.start_processes(_reduce, (world, str(tmp_path)), nprocs=world, start_method="forkserver")
     total = sum(range(1, world + 1))
     for r in range(world): assert read_json(tmp_path / f"{r}.json", list) == [total, total / world, world, 1, r + 1, r == 0]
 
