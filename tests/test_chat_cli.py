@@ -165,7 +165,7 @@ def test_terminal(house):
         expect("parameters"), expect("you>")
         os.write(fd, b"The cat\x1b\rsat.\r")                      # Alt-Enter: two lines, one message
         expect("sat."), expect("you>")
-        os.write(fd, b"/top-k 7\r"), expect("top-k 7"), expect("you>")
+        os.write(fd, b"/top-k 0\r"), expect("top-k all"), expect("you>")       # what no echo says: the command has been obeyed
         os.write(fd, b"\x03"), expect("/quit to leave"), expect("you>")
         os.write(fd, b"/quit\r")
         for _ in range(600):
@@ -181,7 +181,7 @@ def test_terminal(house):
         except (ProcessLookupError, ChildProcessError): pass
         os.close(fd)
     history = (house / "chat_history").read_text()
-    assert "+The cat\n+sat." in history and "+/top-k 7" in history
+    assert "+The cat\n+sat." in history and "+/top-k 0" in history
 
 
 def test_answer_becomes_part_of_the_conversation():
