@@ -12,6 +12,7 @@ from nanochat_course.tokenizer import train_bpe
 
 tok = train_bpe(["The cat sat on the mat. " * 20 + "12+34 übergrößte"], 320, num_processes=1)
 COMMAND = [sys.executable, "-m", "nanochat_course.chat_cli"]
+PASTE = "\x1b[?2004"                                                # h: the prompt begins to read keys, l: it ends
 
 
 def call(expression, result): # a tool call as the engine writes it
@@ -161,12 +162,13 @@ def test_terminal(house):
                 except OSError as e:
                     assert e.errno == errno.EIO and text in seen, seen[-500:]
         seen = seen[seen.index(text) + len(text):]
+    def ready(): expect(f"{PASTE}h"), expect("you>")                # what is typed before the prompt takes over, the terminal keeps or drops
     try:
-        expect("parameters"), expect("you>")
+        expect("parameters"), ready()
         os.write(fd, b"The cat\x1b\rsat.\r")                      # Alt-Enter: two lines, one message
-        expect("sat."), expect("you>")
-        os.write(fd, b"/top-k 0\r"), expect("top-k all"), expect("you>")       # what no echo says: the command has been obeyed
-        os.write(fd, b"\x03"), expect("/quit to leave"), expect("you>")
+        expect("sat."), expect(f"{PASTE}l"), ready()
+        os.write(fd, b"/top-k 0\r"), expect("top-k all"), ready()
+        os.write(fd, b"\x03"), expect("/quit to leave"), ready()
         os.write(fd, b"/quit\r")
         for _ in range(600):
             done, status = os.waitpid(pid, os.WNOHANG)
