@@ -584,14 +584,24 @@ def test_the_page_brings_everything_and_allows_nothing_else(web):
 
 
 @pytest.fixture(scope="module")
-def browser(web):
+def window():
     if not chromium.find(): pytest.skip("no Chromium here: the page is not driven")
     b = chromium.Browser()
-    b.open(web.url)
-    b.wait("state.info && state.info.id === 'tiny'")
-    b.js("state.settings.temperature = 0")
     yield b
     b.close()
+
+
+@pytest.fixture
+def browser(window, web):
+    "The page as it is opened for the first time, but for the temperature."
+    window.open("about:blank")
+    window.send("Storage.clearDataForOrigin", origin=web.url, storageTypes="local_storage")
+    window.size(1200, 800)
+    window.open(web.url)
+    window.wait("state.info && state.info.id === 'tiny'")
+    window.js("state.settings.temperature = 0")
+    window.console.clear()
+    return window
 
 
 def talk(browser, text):
