@@ -2,7 +2,7 @@
 import itertools, json, math, os, random, shutil, signal, subprocess, sys, time, zlib
 from dataclasses import replace
 from functools import partial
-import pytest, torch
+import forked, pytest, torch
 from nanochat_course.base_train import make_optimizer
 from nanochat_course.chat_rl import (ALGORITHMS, Algorithm, ChatRLConfig, Rollout, RolloutLoader, chat_rl, evaluate_pass, group_advantages,
                                      kl_estimate, pass_at_k, policy_gradient_loss, rl_optimizer, roll_out, rollout_batch, rollouts_html,
@@ -253,7 +253,7 @@ def test_gsm8k_from_a_folder(world, tmp_path):
 
 
 def stage(world):
-    return subprocess.Popen([sys.executable, "-c", COMMAND, *FLAGS.split()], text=True, stdout=subprocess.DEVNULL,
+    return forked.Popen([sys.executable, "-c", COMMAND, *FLAGS.split()], text=True, stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, env=dict(os.environ, OMP_NUM_THREADS="1", NANOCHAT_COURSE_DIR=str(world)))
 
 

@@ -2,7 +2,7 @@
 import contextlib, http.client, json, os, random, re, signal, socket, subprocess, sys, threading, time
 from types import SimpleNamespace
 
-import chromium, numpy as np, openai, pytest, torch
+import chromium, forked, numpy as np, openai, pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from nanochat_course.chat_web import (Batch, Job, Served, Step, WebConfig, Watch, Worker, check, choose, host_allowed, listen, make_prompt, page,
@@ -542,9 +542,8 @@ def house(engine, tmp_path_factory):
 
 
 def launch(house, *args, **env):
-    listen_to_us = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)          # a job in the background is started deaf to it
-    return subprocess.Popen([sys.executable, "-m", "nanochat_course.chat_web", "--device", "cpu", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, preexec_fn=listen_to_us, env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1", **env))
+    return forked.Popen([sys.executable, "-m", "nanochat_course.chat_web", "--device", "cpu", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1", **env))
 
 
 def test_the_program_serves_says_where_and_ends_politely(house):
@@ -585,14 +584,24 @@ def test_the_page_brings_everything_and_allows_nothing_else(web):
 
 
 @pytest.fixture(scope="module")
-def browser(web):
+def window():
     if not chromium.find(): pytest.skip("no Chromium here: the page is not driven")
     b = chromium.Browser()
-    b.open(web.url)
-    b.wait("state.info && state.info.id === 'tiny'")
-    b.js("state.settings.temperature = 0")
     yield b
     b.close()
+
+
+@pytest.fixture
+def browser(window, web):
+    "The page as it is opened for the first time, but for the temperature."
+    window.open("about:blank")
+    window.send("Storage.clearDataForOrigin", origin=web.url, storageTypes="local_storage")
+    window.size(1200, 800)
+    window.open(web.url)
+    window.wait("state.info && state.info.id === 'tiny'")
+    window.js("state.settings.temperature = 0")
+    window.console.clear()
+    return window
 
 
 def talk(browser, text):

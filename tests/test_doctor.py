@@ -3,6 +3,7 @@ import json, os, signal, subprocess, sys, tempfile, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 import torch
@@ -368,7 +369,7 @@ def test_step_that_does_not_work(tiny, monkeypatch, told, advice):
 # ---- the command ----
 
 def command(*words, **env):
-    return subprocess.run([sys.executable, "-m", "nanochat_course.doctor", *words], capture_output=True, text=True, env={**os.environ, **env})
+    return forked.run([sys.executable, "-m", "nanochat_course.doctor", *words], capture_output=True, text=True, env={**os.environ, **env})
 
 
 def test_command():

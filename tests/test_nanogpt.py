@@ -3,6 +3,7 @@ import json, math, os, subprocess, sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -226,7 +227,7 @@ def curve(folder, world, **given):
     "Losses of a run in `world` processes: the script as users start it."
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(folder), OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-    done = subprocess.run([*start, "-m", "nanochat_course.nanogpt", *flags(**SMALL | given)], env=env, capture_output=True, text=True, timeout=240)
+    done = forked.run([*start, "-m", "nanochat_course.nanogpt", *flags(**SMALL | given)], env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     log = read_log(folder / "report" / "nanogpt.jsonl")
     return [l["loss"] for l in log if "loss" in l], [l["val_loss"] for l in log if "val_loss" in l]

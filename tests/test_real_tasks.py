@@ -1,6 +1,7 @@
 "Published data sets: what is downloaded, what a row becomes, and graders against independent ones on the real rows."
 import csv, gzip, json, os, random, re, subprocess, sys
 from collections import Counter
+import forked
 import pyarrow as pa, pyarrow.parquet as pq, pytest
 from loopback import Server, answer
 from nanochat_course.common import CourseError
@@ -97,7 +98,7 @@ def test_ranks_take_turns(hub, tmp_path):
     "Four processes at once: each file is asked for once."
     h = hub()
     code = "from nanochat_course.tasks import make_task; print(len(make_task('mmlu', 'test')))"
-    ranks = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1")) for _ in range(4)]
+    ranks = [forked.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1")) for _ in range(4)]
     assert [p.communicate(timeout=100)[0].strip() for p in ranks] == ["7"] * 4
     assert len(h.asked) == 3 == len(set(h.asked))
 
