@@ -353,7 +353,8 @@ def name_items(
 
 # %% ../nbs/30_evaluation.ipynb #86682dae
 SUBJECTS = """The cat/The cats, This sheep/These sheep, He/They, The man/The men, Each value/All values,
-A child/Children, One fish/Two fish, It/We, This list/These lists, The person/The people, Every key/Both keys, She/You"""
+A child/Children, One fish/Two fish, It/We, This list/These lists, The person/The people,
+Every key/Both keys, She/You"""
 
 def agreement_items(
     rng,        # `random.Random`
