@@ -212,6 +212,32 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     assert ids[0] == ids[1] != ids[2]
 
 
+SAID = ["The cat <sat> on", dict(prompt="Why?", text="a\n    b")]     # what a stage's `sample` returns: strings, or dicts
+
+
+def test_samples_reach_wandb(tmp_path, monkeypatch):
+    "A stand-in with wandb's three names writes down what it is given; the real one is asked above, where it is installed."
+    import types
+    class Run:
+        id = "7"
+        def log(self, metrics, step): (tmp_path / f"{step}.json").write_text(json.dumps(metrics))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **kw: Run(), Html=lambda text: dict(html=text)))
+    RunLog(tmp_path / "base_train.jsonl", tracker="wandb").log(3, loss=2., samples=SAID, note="fine", parts=dict(a=1), none=[])
+    assert read_json(tmp_path / "3.json") == {"loss": 2., "note": {"html": "<pre>fine</pre>"},
+        "samples": {"html": "<pre>The cat &lt;sat&gt; on\n\nprompt: Why?\ntext: a\n    b</pre>"}}
+
+
+def test_samples_reach_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    RunLog(tmp_path / "base_train.jsonl", tracker="tensorboard", run="test").log(3, loss=2., samples=SAID)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "test")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 2.)]
+    shown, = events.Tensors("samples/text_summary")
+    assert shown.step == 3 and [x.decode() for x in shown.tensor_proto.string_val] == [
+        "    The cat <sat> on\n    \n    prompt: Why?\n    text: a\n        b"]
+
+
 def test_unknown_tracker_and_dtype_are_refused(tmp_path):
     with pytest.raises(CourseError, match="tracker"): RunLog(tmp_path / "l", tracker="excel")
     with pytest.raises(CourseError, match="dtype"):
