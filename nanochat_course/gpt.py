@@ -210,7 +210,7 @@ class Block(nn.Module):
         x = x + self.attn(self.attn_norm(x), cos_sin, kv_cache, ve)
         return x + self.mlp(self.mlp_norm(x))
 
-# %% ../nbs/12_gpt.ipynb #639a7473
+# %% ../nbs/12_gpt.ipynb #36f814e1
 def _head_chunk(
     x,             # (N, C) hidden states of some tokens
     w,             # (V, C) rows of the head in the dtype of x
@@ -221,7 +221,7 @@ def _head_chunk(
     "Softcapped cross-entropy of some tokens, with its gradient by hand."
     t, valid = targets.clamp(min=0)[:, None], targets >= 0
     u = (x @ w.T).float()                                                    # (N, V)
-    low = softcap <= 30                                                      # else p can round to 0, its log is infinite
+    low = softcap <= 30                                                 # else p can round to 0: an infinite logarithm
     if low:
         s = u.mul_(2 / softcap).sigmoid_()                                   # tanh(u/cap) = 2 s - 1
         p = (s * (2 * softcap)).softmax(-1)                                  # a constant shift does not matter here
