@@ -116,7 +116,7 @@ def exact_norm(
     "Scale each matrix to the norm it should have (Muon+, 2026, arXiv 2602.21545)."
     return O * (min(O.shape[-2:])**0.5 / whole_norm(O).clamp(min=floor))
 
-# %% ../nbs/21_optim.ipynb #d1f1fb4d
+# %% ../nbs/21_optim.ipynb #7eb00e9c
 METHODS = dict(   # number of steps -> a triple of coefficients for each
     newton_schulz=lambda steps: (QUINTIC,) * steps,
     polar_express=polar_express_coefficients,
@@ -125,7 +125,7 @@ METHODS = dict(   # number of steps -> a triple of coefficients for each
 def muon_direction_(
     G:torch.Tensor,              # (K, m, n) gradients
     M:torch.Tensor,              # (K, m, n) momentum: running mean of the gradients, changed in place
-    S:torch.Tensor=None,         # (K, m, 1) or (K, 1, n) NorMuon's running mean squares, changed in place; None: without
+    S:torch.Tensor=None,         # (K, m, 1) or (K, 1, n) NorMuon's running mean squares, changed in place, or None
     momentum=0.95,               # a number, or a 0-dim tensor
     beta2=None,                  # the same, for S
     nesterov:bool=True,          # look one step ahead
@@ -337,7 +337,7 @@ def load_state_dict(self:MuonAdamW,
     for p, s in self.state.items():
         if "step" in s: s["step"] = torch.as_tensor(s["step"], dtype=torch.float32, device=p.device)
 
-# %% ../nbs/21_optim.ipynb #25f3ac5d
+# %% ../nbs/21_optim.ipynb #89d78e80
 def by_shape(
     named,      # pairs (name, parameter)
 )->dict:        # shape -> list of pairs
@@ -384,7 +384,8 @@ class Muon(MuonAdamW):
         if tables := vocabulary_tables(pairs):
             warnings.warn(f"Muon is for hidden matrices, and {', '.join(tables)} looks like an embedding or a head: "
                           "give those to AdamW, for instance by MuonAdamW(param_groups(model))", stacklevel=2)
-        super().__init__([dict(kind="muon", lr=lr, **in_lists(named), **settings) for named in by_shape(pairs).values()])
+        groups = [in_lists(named) for named in by_shape(pairs).values()]
+        super().__init__([dict(kind="muon", lr=lr, **group, **settings) for group in groups])
 
 # %% ../nbs/21_optim.ipynb #d33c58ea
 ADAM_BY_ROLE = dict(  # of the record: long memories for tables, whose rows are rarely used; a little decay
