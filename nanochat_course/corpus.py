@@ -435,7 +435,7 @@ def list_shards(
                           "nothing is left to train on; get at least two")
     return {"train": shards[:-1], "val": shards[-1:], "all": shards}[split]
 
-# %% ../nbs/22_corpus.ipynb #015e71c8
+# %% ../nbs/22_corpus.ipynb #b396fe87
 def check_shard(
     path, # parquet file
 )->list[int]: # documents in each row group
@@ -447,7 +447,9 @@ def check_shard(
         raise CourseError(f"{path} is truncated or not a parquet file ({str(e).splitlines()[0]}): {again}") from None
     schema = meta.schema.to_arrow_schema()
     column = schema.get_field_index("text")
-    if column < 0: raise CourseError(f'{path} has no column "text" (it has {", ".join(map(repr, meta.schema.names))[:200]})')
+    if column < 0:
+        names = ", ".join(map(repr, meta.schema.names))[:200]
+        raise CourseError(f'{path} has no column "text" (it has {names})')
     kind = schema.field(column).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise CourseError(f'{path}: the column "text" is of type {kind}, not string')
