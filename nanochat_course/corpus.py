@@ -558,7 +558,7 @@ def split_text(
                 part, length = [], 0
     return [d.strip("\n") for d in out + ["".join(part)] if d.strip()]
 
-# %% ../nbs/22_corpus.ipynb #779fb0cf
+# %% ../nbs/22_corpus.ipynb #56465bda
 def read_jsonl(path)->list[str]:
     "The `text` of each line of a JSON-lines file."
     texts = []
@@ -577,6 +577,7 @@ def read_jsonl(path)->list[str]:
         texts.append(text)
     return texts
 
+# %% ../nbs/22_corpus.ipynb #eeae5389
 def source_files(
     folder:Path,     # of a user
 )->list[Path]:       # never empty
@@ -744,7 +745,7 @@ def shards_for(
     "How many of the hub's shards a run needs."
     return max(1, math.ceil(1.1 * tokens * CHARS_PER_TOKEN / SHARD_CHARS))
 
-# %% ../nbs/22_corpus.ipynb #d6dce483
+# %% ../nbs/22_corpus.ipynb #ca14fcd0
 def hub_address(
     name:str,        # "climbmix" or "fineweb-edu"
 )->str:              # where its files lie
@@ -773,6 +774,7 @@ def fetch(
             raise
         finally: (folder / HEARTBEAT).unlink(missing_ok=True)
 
+# %% ../nbs/22_corpus.ipynb #a7701355
 def download_corpus(
     name:str,         # "climbmix" or "fineweb-edu"
     out_dir,          # folder of the shards

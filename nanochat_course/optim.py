@@ -240,7 +240,7 @@ def check_group(
         lr_factor(params[0].shape, group.get("lr_scale", "keller"))            # refuses an unknown rule
     return {**defaults, "initial_lr": group["lr"], **group, "params": params}
 
-# %% ../nbs/21_optim.ipynb #bb7a9668
+# %% ../nbs/21_optim.ipynb #0b241885
 def evaluate_closure(
     closure,   # computes the loss and its gradients, or None
 ):             # the closure's loss, or None
@@ -274,27 +274,31 @@ class MuonAdamW(torch.optim.Optimizer):
             if params: (self.step_muon if g["kind"] == "muon" else self.step_adamw)(g, params)
         return loss
 
-    def init_state(self, p, group):
-        "State of a parameter that has its first gradient."
-        state = self.state[p]
-        if group["kind"] == "adamw" and not state:
-            state["step"] = torch.zeros((), device=p.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-        elif group["kind"] == "muon":
-            if not state: state["momentum_buffer"] = torch.zeros_like(p)
-            if group["beta2"] is not None and "second_moment" not in state:
-                state["second_moment"] = torch.zeros(second_moment_shape(p.shape), device=p.device)
+# %% ../nbs/21_optim.ipynb #70d01416
+@patch
+def init_state(self:MuonAdamW, p, group):
+    "State of a parameter that has its first gradient."
+    state = self.state[p]
+    if group["kind"] == "adamw" and not state:
+        state["step"] = torch.zeros((), device=p.device)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+    elif group["kind"] == "muon":
+        if not state: state["momentum_buffer"] = torch.zeros_like(p)
+        if group["beta2"] is not None and "second_moment" not in state:
+            state["second_moment"] = torch.zeros(second_moment_shape(p.shape), device=p.device)
 
-    def step_adamw(self, g, params):
-        "AdamW for one group."
-        m, v, steps = ([self.state[p][k] for p in params] for k in ("exp_avg", "exp_avg_sq", "step"))
-        adamw_update_(params, [p.grad for p in params], m, v, steps, **{k: g[k] for k in ("lr", *ADAMW)})
+@patch
+def step_adamw(self:MuonAdamW, g, params):
+    "AdamW for one group."
+    m, v, steps = ([self.state[p][k] for p in params] for k in ("exp_avg", "exp_avg_sq", "step"))
+    adamw_update_(params, [p.grad for p in params], m, v, steps, **{k: g[k] for k in ("lr", *ADAMW)})
 
-    def step_muon(self, g, params):
-        "Muon for one group."
-        second = [self.state[p]["second_moment"] for p in params] if g["beta2"] is not None else None
-        first = [self.state[p]["momentum_buffer"] for p in params]
-        muon_update_(params, [p.grad for p in params], first, second, **{k: g[k] for k in ("lr", *MUON)})
+@patch
+def step_muon(self:MuonAdamW, g, params):
+    "Muon for one group."
+    second = [self.state[p]["second_moment"] for p in params] if g["beta2"] is not None else None
+    first = [self.state[p]["momentum_buffer"] for p in params]
+    muon_update_(params, [p.grad for p in params], first, second, **{k: g[k] for k in ("lr", *MUON)})
 
 # %% ../nbs/21_optim.ipynb #4b7959e2
 @patch
