@@ -58,7 +58,7 @@ def clean_inline(
     if "**" in text: text = BOLD.sub(r"\1", text)
     return text[:-1] if text.endswith("::") else text
 
-# %% ../nbs/22_corpus.ipynb #1e53fd34
+# %% ../nbs/22_corpus.ipynb #fcd18003
 def under_heading(
     out:list, # the lines so far; the last one gets a colon if it is a heading
     text:str, # the line under it
@@ -78,8 +78,8 @@ def field_line(
     return f"{m[1]}{' '.join(name)}: {rest}".rstrip()
 
 def paragraphs_of(
-    lines:list[str],
-)->str:       # paragraphs separated by one empty line; headings with nothing under them are gone
+    lines:list[str], # of a cleaned docstring
+)->str:              # paragraphs separated by one empty line; headings with nothing under them are gone
     "Lines put together again."
     blocks = [b for b in re.split(r"\n\s*\n", "\n".join(lines).strip("\n")) if b.strip(" \n+-=*.")]
     while blocks and HEADING.fullmatch(blocks[-1]): blocks.pop()
@@ -154,7 +154,7 @@ def header_of(
     if marks & {"property", "cached_property"}: return name
     return name + show_signature(node.args, in_class and "staticmethod" not in marks)
 
-# %% ../nbs/22_corpus.ipynb #f79f404b
+# %% ../nbs/22_corpus.ipynb #f06f9b60
 def parse_quietly(
     source,            # a module's source, bytes
 ):                     # its tree, or None if it cannot be parsed
@@ -169,7 +169,7 @@ def parse_quietly(
 def walk(
     node,              # ast node of a module, class or function
     name:str,          # dotted name that leads to it
-    in_class:bool=False,
+    in_class:bool=False, # is it defined in a class?
 ):                     # yields (node, name, in_class)
     "A module or class and what is defined in it, in the order of the source; not what functions define inside."
     yield node, name, in_class

@@ -274,9 +274,12 @@ class MuonAdamW(torch.optim.Optimizer):
             if params: (self.step_muon if g["kind"] == "muon" else self.step_adamw)(g, params)
         return loss
 
-# %% ../nbs/21_optim.ipynb #70d01416
+# %% ../nbs/21_optim.ipynb #581aa84f
 @patch
-def init_state(self:MuonAdamW, p, group):
+def init_state(self:MuonAdamW,
+    p,      # parameter
+    group,  # that it belongs to
+):
     "State of a parameter that has its first gradient."
     state = self.state[p]
     if group["kind"] == "adamw" and not state:
@@ -288,13 +291,19 @@ def init_state(self:MuonAdamW, p, group):
             state["second_moment"] = torch.zeros(second_moment_shape(p.shape), device=p.device)
 
 @patch
-def step_adamw(self:MuonAdamW, g, params):
+def step_adamw(self:MuonAdamW,
+    g,      # the group
+    params, # its parameters that have a gradient
+):
     "AdamW for one group."
     m, v, steps = ([self.state[p][k] for p in params] for k in ("exp_avg", "exp_avg_sq", "step"))
     adamw_update_(params, [p.grad for p in params], m, v, steps, **{k: g[k] for k in ("lr", *ADAMW)})
 
 @patch
-def step_muon(self:MuonAdamW, g, params):
+def step_muon(self:MuonAdamW,
+    g,      # the group
+    params, # its parameters that have a gradient
+):
     "Muon for one group."
     second = [self.state[p]["second_moment"] for p in params] if g["beta2"] is not None else None
     first = [self.state[p]["momentum_buffer"] for p in params]
