@@ -6,9 +6,10 @@
 __all__ = ['KEPT_KEYS', 'rotary_tables', 'Rotary', 'rotary', 'RMSNorm', 'rms_norm', 'naive_attention', 'BlockAttention',
            'window_blocks', 'flex_window_attention', 'attention', 'KVCache']
 
-# %% ../nbs/11_attention.ipynb #28404215
+# %% ../nbs/11_attention.ipynb #96eae217
 import math
 import torch, torch.nn.functional as F
+from fastcore.basics import patch
 from .common import CourseError
 
 # %% ../nbs/11_attention.ipynb #4be40dd3
@@ -23,7 +24,7 @@ def rotary_tables(
     angle = torch.outer(torch.arange(seq_len, dtype=torch.float32, device=device), freq)            # (T, D/2)
     return torch.cat([angle.cos(), angle.cos()], -1), torch.cat([angle.sin(), -angle.sin()], -1)
 
-# %% ../nbs/11_attention.ipynb #c5d9d473
+# %% ../nbs/11_attention.ipynb #a9e2799a
 def _turn(x, cos, sin): return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 class Rotary(torch.autograd.Function):
@@ -44,15 +45,17 @@ def rotary(
     sin:torch.Tensor,  # likewise, signed as `rotary_tables` makes it
 )->torch.Tensor:       # (B, T, H, D)
     "Turn each pair (c, c + D/2) of channels by its position's angle."
-    return Rotary.apply(x, cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype))   # (T, 1, D): the same for all heads
+    cos, sin = (table.unsqueeze(-2).to(x.dtype) for table in (cos, sin))   # (T, 1, D): the same for all heads
+    return Rotary.apply(x, cos, sin)
 
-# %% ../nbs/11_attention.ipynb #a32d7336
+# %% ../nbs/11_attention.ipynb #753f0a73
 class RMSNorm(torch.autograd.Function):
     "Norm without parameters; statistics in float32."
     @staticmethod
     def forward(ctx, x, eps):
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)).square()
-        r = (square / x.shape[-1] + eps).rsqrt()                             # (…, 1)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        r = (length.square() / x.shape[-1] + eps).rsqrt()                    # (…, 1)
         ctx.save_for_backward(x, r)
         return (x * r).to(x.dtype)
 
@@ -84,7 +87,7 @@ def naive_attention(
     scores = q.float() @ k.mT / math.sqrt(q.shape[-1])                                     # (B, H, T, T)
     return (scores.masked_fill(~seen, -math.inf).softmax(-1) @ v).to(q.dtype)
 
-# %% ../nbs/11_attention.ipynb #079292a9
+# %% ../nbs/11_attention.ipynb #bc65b756
 def _strip(
     q,           # (B, G, R, n, D): a block of n queries, beginning at token a; R query heads share a key-value head
     k,           # (B, G, m, D): the keys that they may see, beginning at token s
@@ -95,12 +98,14 @@ def _strip(
     "Attention weights of a block of queries."
     n, m = q.shape[3], k.shape[2]
     x = (q.flatten(2, 3) * q.shape[-1]**-0.5) @ k.mT
-    grid, ones = x.unflatten(2, (-1, n)), lambda w: torch.ones(n, w, dtype=torch.bool, device=x.device)
+    grid = x.unflatten(2, (-1, n))                                                  # (B, G, R, n, m), the same memory
+    def ones(width): return torch.ones(n, width, dtype=torch.bool, device=x.device)
     grid[..., a - s:].masked_fill_(ones(m - a + s).triu(1), -math.inf)              # the future
     late = min(m, a + n - 1 - window - s)                                           # columns too old for some query
     if late > 0: grid[..., :late].masked_fill_(ones(late).tril(a - window - s - 1), -math.inf)
     return x.softmax(-1)
 
+# %% ../nbs/11_attention.ipynb #f484e732
 KEPT_KEYS = 512     # a query that sees no more keys keeps its weights for the backward pass
 
 class BlockAttention(torch.autograd.Function):
@@ -138,7 +143,7 @@ class BlockAttention(torch.autograd.Function):
             dq.append((ds @ k[:, :, s:b]).unflatten(2, (-1, b - a)))
         return torch.cat(dq, 3).flatten(1, 2) * scale, (dk * scale).to(k.dtype), dv.to(v.dtype), None, None
 
-# %% ../nbs/11_attention.ipynb #6d92520d
+# %% ../nbs/11_attention.ipynb #c866dfc5
 def window_blocks(
     T:int,           # tokens
     window:int,      # how many tokens before itself a token sees
@@ -148,16 +153,17 @@ def window_blocks(
     "The squares of scores that a causal window touches, without building a T x T mask."
     from torch.nn.attention.flex_attention import BlockMask
     n = -(-T // block)
-    i = torch.arange(n, device=device, dtype=torch.int32)                          # blocks of queries
-    first = (i * block - window).clamp(min=0) // block                             # (n,) the earliest key block that some query sees
-    inner = ((i + 1) * block - 1 - window).clamp(min=0)                            # (n,) the earliest key that every query sees
-    inner = torch.minimum((inner + block - 1) // block, i)                         # (n,) the earliest key block that every query sees
-    old = (inner - first)[:, None]                                                 # (n, 1) blocks with keys too old for some query
-    edge = torch.where(i < old, first[:, None] + i, i[:, None])                    # (n, n) these blocks, then the diagonal
-    whole = (inner[:, None] + i).clamp(max=n - 1)                                  # (n, n) blocks in which nothing is masked
-    listed = lambda count, blocks: (count.to(torch.int32)[None, None], blocks.to(torch.int32)[None, None])
-    return BlockMask.from_kv_blocks(*listed(inner - first + 1, edge), *listed(i - inner, whole), BLOCK_SIZE=block, seq_lengths=(T, T),
-                                    mask_mod=lambda b, h, i, j: (i >= j) & (i - j <= window))
+    i = torch.arange(n, device=device, dtype=torch.int32)          # blocks of queries
+    first = (i * block - window).clamp(min=0) // block             # (n,) the earliest key block that some query sees
+    inner = ((i + 1) * block - 1 - window).clamp(min=0)            # (n,) the earliest key that every query sees
+    inner = torch.minimum((inner + block - 1) // block, i)         # (n,) the earliest key block that every query sees
+    old = (inner - first)[:, None]                                 # (n, 1) blocks with keys too old for some query
+    edge = torch.where(i < old, first[:, None] + i, i[:, None])    # (n, n) these blocks, then the diagonal
+    whole = (inner[:, None] + i).clamp(max=n - 1)                  # (n, n) blocks in which nothing is masked
+    def listed(count, blocks): return count.to(torch.int32)[None, None], blocks.to(torch.int32)[None, None]
+    def rule(b, h, query, key): return (query >= key) & (query - key <= window)
+    return BlockMask.from_kv_blocks(*listed(inner - first + 1, edge), *listed(i - inner, whole),
+                                    BLOCK_SIZE=block, seq_lengths=(T, T), mask_mod=rule)
 
 def flex_window_attention(
     q:torch.Tensor,  # (B, H, T, D)
@@ -167,8 +173,10 @@ def flex_window_attention(
 )->torch.Tensor:     # (B, H, T, D)
     "Causal window attention by one generated kernel; fast only inside `torch.compile` (arXiv 2412.05496)."
     from torch.nn.attention.flex_attention import flex_attention
-    return flex_attention(q, k, v, block_mask=window_blocks(q.shape[2], window, q.device), enable_gqa=q.shape[1] != k.shape[1])
+    blocks = window_blocks(q.shape[2], window, q.device)
+    return flex_attention(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
 
+# %% ../nbs/11_attention.ipynb #a2e9ade8
 def attention(
     q:torch.Tensor,      # (B, H, T, D)
     k:torch.Tensor,      # (B, G, T, D): every H/G query heads share a key-value head
@@ -181,14 +189,18 @@ def attention(
     T, gqa = q.shape[2], q.shape[1] != k.shape[1]
     full = window < 0 or window >= T - 1
     if full: window = T
-    if backend == "auto": backend = "blocks" if not q.is_cuda else "full" if full else "flex" if torch.compiler.is_compiling() else "blocks"
+    if backend == "auto":
+        backend = "blocks"
+        if q.is_cuda and full: backend = "full"
+        elif q.is_cuda and torch.compiler.is_compiling(): backend = "flex"
     if backend == "full" and full: return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
     if backend == "blocks": return BlockAttention.apply(q, k, v, window, 256 if full else 128)
     if backend == "flex": return flex_window_attention(q, k, v, window)
     if backend == "naive": return naive_attention(q, k, v, window)
-    raise CourseError(f"attention backend {backend!r} cannot serve window {window} of {T} tokens: use auto, full (no window), blocks, flex or naive")
+    raise CourseError(f"attention backend {backend!r} cannot serve window {window} of {T} tokens: "
+                      "use auto, full (no window), blocks, flex or naive")
 
-# %% ../nbs/11_attention.ipynb #6c180f7b
+# %% ../nbs/11_attention.ipynb #06ea0758
 class KVCache:
     "Keys and values of the tokens seen so far, for every layer; rows may have different lengths."
     def __init__(self,
@@ -220,46 +232,13 @@ class KVCache:
         "Make ready for `T` more tokens in every row."
         lengths = self.lengths.tolist()
         if max(lengths) + T > self.max_len:
-            raise CourseError(f"the cache holds {self.max_len} tokens per row, {max(lengths)} + {T} do not fit: make it with a larger max_len")
-        self.first, self.end, self.even = min(lengths), max(lengths) + T, min(lengths) == max(lengths)
+            raise CourseError(f"the cache holds {self.max_len} tokens per row, {max(lengths)} + {T} do not fit: "
+                              "make it with a larger max_len")
+        self.first, self.end = min(lengths), max(lengths) + T
+        self.even = min(lengths) == max(lengths)
         new = torch.arange(T, device=self.k.device)
         self.positions = new + self.first if self.even else self.lengths[:, None] + new
         return self.positions
-
-    def remember(self,
-        idx:torch.Tensor,    # (B, T) ids of the new tokens, after `start`
-    )->torch.Tensor:         # (B, 1) ids of the tokens before them, -1 where there is none
-        "Store the new tokens' ids; for models that look at the previous token itself."
-        row = torch.arange(self.batch_size, device=idx.device)[:, None]            # (B, 1)
-        before = self.ids[row, (self.lengths[:, None] - 1).clamp(min=0)]
-        self.ids[row, self.positions] = idx
-        return before.masked_fill(self.lengths[:, None] == 0, -1)
-
-    def attend(self,
-        layer:int,           # index of the layer
-        q:torch.Tensor,      # (B, H, T, D)
-        k:torch.Tensor,      # (B, G, T, D) of the new tokens
-        v:torch.Tensor,      # (B, G, T, D)
-        window:int=-1,       # how many tokens before itself a token sees; -1: all
-    )->torch.Tensor:         # (B, H, T, D)
-        "Store the new keys and values, and attend to everything stored."
-        T, K, V, gqa = q.shape[2], self.k[layer], self.v[layer], q.shape[1] != k.shape[1]
-        if self.even:
-            K.narrow(2, self.first, T).copy_(k)
-            V.narrow(2, self.first, T).copy_(v)
-        else:
-            row = torch.arange(self.batch_size, device=K.device)[:, None]          # (B, 1) beside positions (B, T)
-            K[row, :, self.positions], V[row, :, self.positions] = k.transpose(1, 2), v.transpose(1, 2)
-        if self.even and self.first == 0: return attention(q, k, v, window)
-        begin = max(0, self.first - window) if window >= 0 else 0                  # nobody sees what is before
-        K, V = (x.narrow(2, begin, self.end - begin) for x in (K, V))
-        if self.even and T == 1: return F.scaled_dot_product_attention(q, K, V, enable_gqa=gqa)
-        keys, out = torch.arange(begin, self.end, device=K.device), []
-        for qn, pos in zip(q.split(256, 2), self.positions.split(256, -1)):        # a strip of the mask at a time
-            back = pos[..., None] - keys                                           # (T, S), or (B, T, S)
-            seen = (back >= 0) & (back <= window) if window >= 0 else back >= 0
-            out.append(F.scaled_dot_product_attention(qn, K, V, attn_mask=seen if self.even else seen[:, None], enable_gqa=gqa))
-        return torch.cat(out, dim=2)
 
     def advance(self,
         T:int,   # tokens that came, in every row
@@ -267,21 +246,72 @@ class KVCache:
         "The new tokens are now part of the past."
         self.lengths = self.lengths + T
 
-    def select(self,
-        rows,   # indices of rows, a list or a tensor; a row may come more than once
-    ):          # a new KVCache
-        "A copy that holds these rows."
-        rows, new = torch.as_tensor(rows, device=self.k.device), object.__new__(KVCache)
-        new.k, new.v = self.k[:, rows], self.v[:, rows]
-        new.ids, new.lengths = self.ids[rows], self.lengths[rows]
-        return new
+# %% ../nbs/11_attention.ipynb #beb5805a
+@patch
+def store(self:KVCache,
+    layer:int,           # index of the layer
+    k:torch.Tensor,      # (B, G, T, D) keys of the new tokens
+    v:torch.Tensor,      # (B, G, T, D) their values
+):
+    "Write the new keys and values to where `start` said they go."
+    for stored, new in ((self.k[layer], k), (self.v[layer], v)):
+        if self.even: stored.narrow(2, self.first, new.shape[2]).copy_(new)
+        else:
+            row = torch.arange(self.batch_size, device=new.device)[:, None]        # (B, 1) beside positions (B, T)
+            stored[row, :, self.positions] = new.transpose(1, 2)
 
-    def expand(self,
-        num_samples:int,   # copies of each row
-    ):                     # a new KVCache with rows 0, 0, …, 1, 1, …
-        "A copy that holds each row `num_samples` times."
-        return self.select(torch.arange(self.batch_size, device=self.k.device).repeat_interleave(num_samples))
+@patch
+def attend(self:KVCache,
+    layer:int,           # index of the layer
+    q:torch.Tensor,      # (B, H, T, D)
+    k:torch.Tensor,      # (B, G, T, D) of the new tokens
+    v:torch.Tensor,      # (B, G, T, D)
+    window:int=-1,       # how many tokens before itself a token sees; -1: all
+)->torch.Tensor:         # (B, H, T, D)
+    "Store the new keys and values, and attend to everything stored."
+    self.store(layer, k, v)
+    if self.even and self.first == 0: return attention(q, k, v, window)
+    begin = max(0, self.first - window) if window >= 0 else 0                      # nobody sees what is before
+    K, V = (x[layer].narrow(2, begin, self.end - begin) for x in (self.k, self.v))
+    gqa = q.shape[1] != k.shape[1]
+    if self.even and q.shape[2] == 1: return F.scaled_dot_product_attention(q, K, V, enable_gqa=gqa)
+    keys, out = torch.arange(begin, self.end, device=K.device), []
+    for qn, pos in zip(q.split(256, 2), self.positions.split(256, -1)):            # a strip of the mask at a time
+        back = pos[..., None] - keys                                               # (T, S), or (B, T, S)
+        seen = (back >= 0) & (back <= window) if window >= 0 else back >= 0
+        if not self.even: seen = seen[:, None]                                     # (B, 1, T, S), for all heads
+        out.append(F.scaled_dot_product_attention(qn, K, V, attn_mask=seen, enable_gqa=gqa))
+    return torch.cat(out, dim=2)
 
-    def reset(self):
-        "Forget everything."
-        self.lengths = torch.zeros_like(self.lengths)
+# %% ../nbs/11_attention.ipynb #acd0ea4b
+@patch
+def select(self:KVCache,
+    rows,   # indices of rows, a list or a tensor; a row may come more than once
+):          # a new KVCache
+    "A copy that holds these rows."
+    rows, new = torch.as_tensor(rows, device=self.k.device), object.__new__(KVCache)
+    new.k, new.v = self.k[:, rows], self.v[:, rows]
+    new.ids, new.lengths = self.ids[rows], self.lengths[rows]
+    return new
+
+@patch
+def expand(self:KVCache,
+    num_samples:int,   # copies of each row
+):                     # a new KVCache with rows 0, 0, …, 1, 1, …
+    "A copy that holds each row `num_samples` times."
+    return self.select(torch.arange(self.batch_size, device=self.k.device).repeat_interleave(num_samples))
+
+@patch
+def reset(self:KVCache):
+    "Forget everything."
+    self.lengths = torch.zeros_like(self.lengths)
+
+@patch
+def remember(self:KVCache,
+    idx:torch.Tensor,    # (B, T) ids of the new tokens, after `start`
+)->torch.Tensor:         # (B, 1) ids of the tokens before them, -1 where there is none
+    "Store the new tokens' ids; for models that look at the previous token itself."
+    row = torch.arange(self.batch_size, device=idx.device)[:, None]                # (B, 1)
+    before = self.ids[row, (self.lengths[:, None] - 1).clamp(min=0)]
+    self.ids[row, self.positions] = idx
+    return before.masked_fill(self.lengths[:, None] == 0, -1)
