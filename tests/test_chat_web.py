@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import chromium, numpy as np, openai, pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from nanochat_course.chat_web import (Batch, Job, Served, Step, WebConfig, Watch, Worker, check, choose, host_allowed, listen, make_prompt, page,
+from nanochat_course.chat_web import (Job, JobBatch, Served, Step, WebConfig, Watch, Worker, check, choose, host_allowed, listen, make_prompt, page,
                                       read_messages, serving)
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.chat_cli import fit
@@ -146,7 +146,7 @@ def test_answers_do_not_depend_on_who_joins_and_leaves(engine):
         job.events = events
         jobs.append(job)
         arrivals.append(rng.randrange(25))
-    batch, step = Batch(engine, 5, 192), 0
+    batch, step = JobBatch(engine, 5, 192), 0
     late = sorted(zip(arrivals, range(14)))
     while late or batch.jobs:
         new = []
@@ -172,7 +172,7 @@ def test_a_model_that_looks_one_token_back_keeps_its_place_in_the_batch():
     for i, (length, limit) in enumerate([(9, 3), (1, 20), (5, 4), (12, 20), (3, 20)]):
         jobs.append(Job(tok, list(range(40 + i, 40 + i + length)), limit, temperature=0., put=lambda event: None))
         jobs[-1].events = []
-    batch, waiting = Batch(engine, 3, 64), list(jobs)
+    batch, waiting = JobBatch(engine, 3, 64), list(jobs)
     while waiting or batch.jobs:
         new = [waiting.pop(0) for _ in range(min(3 - len(batch.jobs), len(waiting)))]
         for job, event in batch.step(new): job.events.append(event)
