@@ -156,7 +156,7 @@ def explain(self:JobBatch,
         step.logprob = logprob
         step.top = tuple(zip(tokens[:k], values[:k]))
 
-# %% ../nbs/51_chat_web.ipynb #db4fed71
+# %% ../nbs/51_chat_web.ipynb #d0f6ebb4
 @patch
 def ending(self:JobBatch,
     job:Job,           # one that has just been given a token
@@ -181,7 +181,7 @@ def step(self:JobBatch,
         events.append((job, step))
         if job.stop: events.append((job, job.stop))
     order = self.drop(lambda job: job.stop)
-    if order: self.read([steps[i][1].id for i in order])
+    if order: self.feed([steps[i][1].id for i in order])
     return events
 
 

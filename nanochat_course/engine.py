@@ -114,19 +114,22 @@ def read(self:Decoder,
     if T > 1: x = x.view(B, T, -1)[torch.arange(B, device=x.device), T - 1 if last is None else last]
     return self.head(norm(x).to(to))[:, :cfg.vocab_size].float()
 
-# %% ../nbs/40_engine.ipynb #2ad8b9ce
+# %% ../nbs/40_engine.ipynb #1aacab42
 class Product(torch.nn.Module):
-    "A layer that applies a function to the last dimension."
+    "A layer whose product is done by a function."
     def __init__(self,
         product,       # (rows, m) -> (rows, n)
+        bias=None,     # (n,)
     ):
         super().__init__()
-        self.product = product
+        self.product, self.bias = product, bias
 
     def forward(self,
         x:torch.Tensor, # (…, m)
     )->torch.Tensor:    # (…, n)
-        return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        "The product along the last dimension."
+        y = self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
 class ModelDecoder:
     "The same for any other architecture: a copy of the model itself, cast once."
@@ -160,7 +163,7 @@ class ModelDecoder:
         "Give the copy other products for its matrices; gates of a few inputs stay."
         for name, layer in list(self.model.named_modules()):
             if isinstance(layer, torch.nn.Linear) and layer.in_features >= 32:
-                self.put("_modules", name, Product(linear(layer.weight)))
+                self.put("_modules", name, Product(linear(layer.weight), layer.bias))
 
     def new_cache(self,
         rows:int,      # samples
@@ -576,7 +579,7 @@ class Batch:
         if self.share: self.known.update({p: found[p].copied() for p in new})
         return [found[p] for p in prompts]
 
-# %% ../nbs/40_engine.ipynb #19f1f83c
+# %% ../nbs/40_engine.ipynb #4ef21d1d
 @patch
 def join(self:Batch,
     rows:list,               # new rows, no more than are free
@@ -592,7 +595,7 @@ def join(self:Batch,
     self.rows = self.rows + rows
 
 @patch
-def read(self:Batch,
+def feed(self:Batch,
     tokens:list,             # ids, one per row
 ):
     "One more token for every row."
@@ -808,7 +811,7 @@ def batch(self:Engine,
     own = max(row.limit for row in rows) if share else longest
     return Batch(self.decoder(), self.source.device, min(slots, len(rows)), longest, own, share)
 
-# %% ../nbs/40_engine.ipynb #a564c4c2
+# %% ../nbs/40_engine.ipynb #f2e716ce
 @patch
 def admit(self:Engine,
     batch:Batch,             # with some free rows, or none
@@ -851,7 +854,7 @@ def run(self:Engine,
                 row.stop = "max_tokens" if row.limit == max_tokens else "context"
         yield rows
         order = batch.drop(lambda row: row.stop)
-        if batch.rows: batch.read([tokens[i] for i in order])
+        if batch.rows: batch.feed([tokens[i] for i in order])
 
 # %% ../nbs/40_engine.ipynb #c0c23920
 @patch

@@ -371,7 +371,7 @@ def follow(model, batch, texts, steps, tolerance=2e-4):
         new = torch.randint(0, tok.vocab_size, (len(batch.rows),), generator=g).tolist()
         for name, token in zip(batch.rows, new): texts[name] = texts[name] + [token]
         with torch.inference_mode():
-            batch.read(new)
+            batch.feed(new)
             got = batch.decoder.cap(batch.logits)
             for name, logits in zip(batch.rows, got):
                 assert (logits - model(torch.tensor([texts[name]]))[0, -1]).abs().max() < tolerance, (name, len(texts[name]))
@@ -404,11 +404,11 @@ def test_a_row_cache_says_what_it_cannot_do():
     model = make(**NARROW)
     batch = batch_of(model, [list(range(60))])
     with pytest.raises(CourseError, match="one token per step"): batch.decoder.read(torch.zeros(1, 2, dtype=torch.int64), batch.cache)
-    for _ in range(4): batch.read([0])
-    with pytest.raises(CourseError, match="larger longest"): batch.read([0])
+    for _ in range(4): batch.feed([0])
+    with pytest.raises(CourseError, match="larger longest"): batch.feed([0])
     batch = batch_of(model, [list(range(30))], share=True, own=3)
-    for _ in range(3): batch.read([0])
-    with pytest.raises(CourseError, match="larger longest"): batch.read([0])
+    for _ in range(3): batch.feed([0])
+    with pytest.raises(CourseError, match="larger longest"): batch.feed([0])
 
 
 # Rows that join and leave, and prompts that they share
@@ -466,8 +466,8 @@ def test_sixteen_samples_of_a_long_prompt_are_what_each_is_alone():
 def test_a_row_takes_a_place_as_soon_as_one_is_free(monkeypatch):
     "Ten answers of very different length in two places: hardly more steps than tokens / 2, each answer its own."
     engine, lengths = Engine(make(), tok), [40, 3, 5, 30, 4, 8, 3, 25, 2, 6]
-    steps, read, real = [], E.Batch.read, E.Row.take
-    monkeypatch.setattr(E.Batch, "read", lambda self, tokens: steps.append(len(tokens)) or read(self, tokens))
+    steps, read, real = [], E.Batch.feed, E.Row.take
+    monkeypatch.setattr(E.Batch, "feed", lambda self, tokens: steps.append(len(tokens)) or read(self, tokens))
     prompts = [PROMPTS[i % 3] for i in range(10)]
     def end(row, token, logprob, stops):
         token = real(row, token, logprob, {})
