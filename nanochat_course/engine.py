@@ -261,7 +261,7 @@ class RowCache:
         self.newest.append(prompt.ids[-1])
         self.prompts.append(prompt if share else None)
 
-# %% ../nbs/40_engine.ipynb #f354e943
+# %% ../nbs/40_engine.ipynb #cc80cd18
 @dataclass
 class Spot:
     "Where the new tokens of a step go in the layers of one kind."
@@ -296,15 +296,15 @@ def start(self:RowCache,
     own = [n - len(p.ids) if p else n for n, p in zip(self.lengths, self.prompts)]
     self.spots = {(ring, places): self.spot(self.lengths if ring else own, places, ring)
                   for ring, places in {(ring, K.shape[2]) for ring, K in zip(self.rings, self.k)}}
-    if min(self.lengths) + 1 == self.end: return slice(self.end - 1, self.end)
-    return self.positions
+    self.every = torch.arange(len(own), device=self.device)
+    return slice(self.end - 1, self.end) if min(self.lengths) + 1 == self.end else self.positions
 
 @patch(as_prop=True)
 def positions(self:RowCache)->torch.Tensor: # (B, 1), of the tokens to come
     "Where the rows stand."
     return torch.tensor(self.lengths, device=self.device)[:, None]
 
-# %% ../nbs/40_engine.ipynb #71d07850
+# %% ../nbs/40_engine.ipynb #3f156145
 @patch
 def remember(self:RowCache,
     idx:torch.Tensor,    # (B, 1) ids of the new tokens
@@ -323,11 +323,12 @@ def attend(self:RowCache,
 )->torch.Tensor:         # (B, H, 1, D)
     "Put the new key and value in their places, and attend to all that may be seen."
     rows, ring = len(self.lengths), self.rings[layer]
-    K, V = self.k[layer], self.v[layer]                                        # (capacity, G, places, D)
+    K, V = self.k[layer].narrow(0, 0, rows), self.v[layer].narrow(0, 0, rows)  # (B, G, places, D)
     spot = self.spots[ring, K.shape[2]]
-    at = slice(rows) if isinstance(spot.place, int) else torch.arange(rows, device=self.device)
-    K[at, :, spot.place], V[at, :, spot.place] = k[:, :, 0], v[:, :, 0]
-    K, V = K[:rows, :, :spot.taken], V[:rows, :, :spot.taken]
+    for kept, new in ((K, k), (V, v)):
+        if isinstance(spot.place, int): kept.select(2, spot.place).copy_(new.select(2, 0))
+        else: kept[self.every, :, spot.place] = new[:, :, 0]
+    K, V = K.narrow(2, 0, spot.taken), V.narrow(2, 0, spot.taken)
     if self.groups and not ring: return self.attend_shared(layer, q, K, V, spot.seen)
     return F.scaled_dot_product_attention(q, K, V, attn_mask=spot.seen, enable_gqa=q.shape[1] != k.shape[1])
 
