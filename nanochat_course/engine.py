@@ -390,14 +390,14 @@ class TextStream:
         self.decoder.reset()
         return rest
 
-# %% ../nbs/40_engine.ipynb #2e01192b
+# %% ../nbs/40_engine.ipynb #b8e7fdd3
 MAX_LENGTH, MAX_DEPTH, MAX_DIGITS, MAX_BITS, MAX_EXPONENT = 256, 16, 24, 256, 64
 
 class Refused(ValueError):
     "The calculator does not answer this."
 
-_number = r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?(?![0-9,])|[0-9]+\.?[0-9]*|\.[0-9]+"    # 1,234.5 or 12.5 or .5
-_lexeme = re.compile(rf"[ \t]*(?:({_number})|(\*\*|//|[-+*/%()]))")
+_decimal = r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?(?![0-9,])|[0-9]+\.?[0-9]*|\.[0-9]+"    # 1,234.5 or 12.5 or .5
+_lexeme = re.compile(rf"[ \t]*(?:({_decimal})|(\*\*|//|[-+*/%()]))")
 _count = re.compile(r"""\s*(?:'([^'\\\n]*)'|"([^"\\\n]*)")\.count\((?:'([^'\\\n]*)'|"([^"\\\n]*)")\)\s*""")
 
 # %% ../nbs/40_engine.ipynb #acc2f5a7
