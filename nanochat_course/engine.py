@@ -20,12 +20,13 @@ from .attention import KVCache
 from .gpt import GPT, GPTConfig
 from .tokenizer import Tokenizer
 
-# %% ../nbs/40_engine.ipynb #388d254f
+# %% ../nbs/40_engine.ipynb #ead7ca25
 def linear_of(
     w:torch.Tensor, # (n, m)
 ):                  # a function (rows, m) -> (rows, n)
     "A product with a fixed matrix; on a CPU the matrix is reordered once for oneDNN's kernels."
-    def plain(x): return F.linear(x, w)
+    across = w.t().contiguous().t()                          # the same numbers, laid out column by column
+    def plain(x): return F.linear(x, across)
     try:
         assert w.device.type == "cpu" and torch.backends.mkldnn.is_available()
         packed = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), 16)
@@ -33,8 +34,9 @@ def linear_of(
         def fast(x): return call(x, packed, None, "none", [], "")
         ones = torch.ones_like(w[:2])
         assert torch.allclose(fast(ones).float(), plain(ones).float(), atol=.1, rtol=.1)
-    except (AssertionError, AttributeError, RuntimeError): return plain
+    except (AssertionError, AttributeError, RuntimeError): return lambda x: F.linear(x, w)
     few = 3 if w.dtype == torch.float32 else 0               # for so few rows in float32 the plain product is faster
+    if not few: return fast
     return lambda x: plain(x) if len(x) <= few else fast(x)
 
 # %% ../nbs/40_engine.ipynb #d78061ec
@@ -51,7 +53,7 @@ def norm(
 @functools.cache
 def _number(x): return torch.tensor(x, device="cpu")        # made once
 
-# %% ../nbs/40_engine.ipynb #294a944b
+# %% ../nbs/40_engine.ipynb #0aaf3d3f
 class Decoder:
     "A model's weights, cast once and laid out for reading tokens."
     def __init__(self,
@@ -67,7 +69,7 @@ class Decoder:
         def products(a, m): return product(a.c_q, a.c_k, a.c_v), product(a.c_proj), product(m.c_fc), product(m.c_proj)
         self.layers = [products(block.attn, block.mlp) for block in model.transformer.h]
         self.head = product(model.lm_head)
-        self.cos, self.sin = (t.to(self.wide)[:, None] for t in (model.cos, model.sin))   # (positions, 1, D), signed
+        self.cos, self.sin = model.cos.to(self.wide), model.sin.to(self.wide)    # (positions, D), signed
 
     @staticmethod
     def fits(model)->bool: # later additions to the architecture are fields that are off by default
@@ -90,7 +92,7 @@ class Decoder:
         "The softcap, which `read` leaves out."
         return torch.tanh(logits / self.config.softcap).mul_(self.config.softcap)
 
-# %% ../nbs/40_engine.ipynb #20b20062
+# %% ../nbs/40_engine.ipynb #c8b9912f
 @patch
 def read(self:Decoder,
     ids:torch.Tensor,         # (B, T) the newest tokens of each row
@@ -101,13 +103,13 @@ def read(self:Decoder,
     cfg, (B, T), to = self.config, ids.shape, self.dtype
     D, H, G = cfg.head_dim, cfg.n_head, cfg.n_kv_head
     pos = cache.start(T)                                                       # (T,), or (B, T) for ragged rows
-    cos, sin = self.cos[pos], self.sin[pos]                                    # (1, 1, D), or (B, 1, 1, D)
+    cos, sin = self.cos[pos].unsqueeze(-3), self.sin[pos].unsqueeze(-3)        # (1, T, D), or (B, 1, T, D)
     x = F.embedding(ids.reshape(-1), self.embedding)                           # (B·T, C)
     for layer, (qkv, proj, fc, out) in enumerate(self.layers):
-        h = qkv(norm(x).to(to)).view(B, T, H + 2*G, D).to(self.wide)
-        qk = h[:, :, :H + G]
-        qk = norm(torch.addcmul(qk * cos, qk.roll(D // 2, -1), sin)).transpose(1, 2)           # rotated: (B, H+G, T, D)
-        y = cache.attend(layer, qk[:, :H], qk[:, H:], h[:, :, H + G:].transpose(1, 2), self.windows[layer])
+        h = qkv(norm(x).to(to)).view(B, T, H + 2*G, D).to(self.wide).transpose(1, 2)
+        qk = h.narrow(1, 0, H + G)
+        qk = norm(torch.addcmul(qk * cos, qk.roll(D // 2, -1), sin))           # rotated: (B, H+G, T, D)
+        y = cache.attend(layer, qk.narrow(1, 0, H), qk.narrow(1, H, G), h.narrow(1, H + G, G), self.windows[layer])
         x += proj(y.transpose(1, 2).reshape(B*T, -1).to(to))
         x += out(F.relu_(fc(norm(x).to(to))).square_())
     cache.advance(T)
@@ -304,7 +306,7 @@ def positions(self:RowCache)->torch.Tensor: # (B, 1), of the tokens to come
     "Where the rows stand."
     return torch.tensor(self.lengths, device=self.device)[:, None]
 
-# %% ../nbs/40_engine.ipynb #3f156145
+# %% ../nbs/40_engine.ipynb #338a8217
 @patch
 def remember(self:RowCache,
     idx:torch.Tensor,    # (B, 1) ids of the new tokens
@@ -323,8 +325,9 @@ def attend(self:RowCache,
 )->torch.Tensor:         # (B, H, 1, D)
     "Put the new key and value in their places, and attend to all that may be seen."
     rows, ring = len(self.lengths), self.rings[layer]
-    K, V = self.k[layer].narrow(0, 0, rows), self.v[layer].narrow(0, 0, rows)  # (B, G, places, D)
+    K, V = self.k[layer], self.v[layer]                                        # (capacity, G, places, D)
     spot = self.spots[ring, K.shape[2]]
+    if rows < len(K): K, V = K[:rows], V[:rows]
     for kept, new in ((K, k), (V, v)):
         if isinstance(spot.place, int): kept.select(2, spot.place).copy_(new.select(2, 0))
         else: kept[self.every, :, spot.place] = new[:, :, 0]
@@ -652,7 +655,7 @@ def attend_shared(self:RowCache,
         y[rows] += (w @ prompt.v[layer].float()).unflatten(1, (-1, R)).transpose(0, 1)
     return y.view(B, G * R, 1, D).to(V.dtype)
 
-# %% ../nbs/40_engine.ipynb #ce20536f
+# %% ../nbs/40_engine.ipynb #69b72cc8
 def int8_rows(
     w:torch.Tensor,  # (n, m)
 )->tuple:            # (n, m) int8, and a factor per row: (n,) float32
@@ -670,7 +673,8 @@ def int8_linear_of(
     def fast(x): return torch._weight_int8pack_mm(x, q, scale)
     try: fast(torch.ones_like(w[:2]))                        # is there a kernel for this device and dtype?
     except (AttributeError, RuntimeError): return plain
-    return fast
+    few = 4 if w.dtype == torch.bfloat16 else 0              # beyond, and in float32, it is slower than the plain way
+    return lambda x: fast(x) if len(x) <= few else plain(x)
 
 # %% ../nbs/40_engine.ipynb #adf58784
 class Row:
