@@ -9,7 +9,7 @@ the fastest of the rounds, prefill included. The time to the first token is that
 milliseconds, the fastest too. FOLDER is a checkout of nanochat; --variants and --dtypes take a part of it all. "int8" is ours with
 eight bits per weight.
 """
-import argparse, json, os, subprocess, sys, tempfile, time
+import argparse, datetime, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 SIZE = dict(sequence_len=512, vocab_size=4096, n_layer=4, n_head=2, n_kv_head=2, n_embd=256)
@@ -50,7 +50,7 @@ def eight_bits():
     "Bytes of the weights, how far the logits move, and bits per byte of validation text, of the base model trained last."
     import torch
     from nanochat_course.checkpoint import checkpoint_dir, load_model
-    from nanochat_course.common import Runtime, corpus_dir
+    from nanochat_course.common import Runtime, corpus_dir, machine
     from nanochat_course.dataloader import DataLoader
     from nanochat_course.engine import ModelDecoder, int8_linear_of, linear_of
     from nanochat_course.evaluation import evaluate_bpb
@@ -72,7 +72,8 @@ def eight_bits():
     bpb = [evaluate_bpb(m, batches(), 8, tokenizer.token_bytes(), rt) for m in (Judged(exact), Judged(rough))]
     x = next(iter(batches()))[0]
     with torch.inference_mode(): moved = (exact(x) - rough(x)).abs()
-    return dict(parameters=sum(p.numel() for p in weights), in_products=in_products, tokens=8 * 8 * T, bpb_float32=bpb[0],
+    about = dict(date=str(datetime.date.today()), machine=machine(), command="python benchmarks/bench_engine.py --bits")
+    return dict(about=about, parameters=sum(p.numel() for p in weights), in_products=in_products, tokens=8 * 8 * T, bpb_float32=bpb[0],
                 bpb_int8=bpb[1], logits_moved_mean=moved.mean().item(), logits_moved_most=moved.max().item())
 
 
