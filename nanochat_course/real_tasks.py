@@ -101,7 +101,7 @@ def download_task(
             download(u, p, check=partial(check_columns, columns=COLUMNS[name]), **kw)
     return paths
 
-# %% ../nbs/42_real_tasks.ipynb #7a8d751a
+# %% ../nbs/42_real_tasks.ipynb #bf4af4f0
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz")
 
 def local_files(
@@ -120,6 +120,7 @@ def local_files(
     if not found: raise CourseError(f"{path} holds no {wanted}")
     return found
 
+# %% ../nbs/42_real_tasks.ipynb #716aff82
 class ParquetRows:
     "Rows of parquet files, made into dictionaries when they are asked for."
     def __init__(self, paths, columns):

@@ -154,6 +154,34 @@ def test_what_a_letter_is(tmp_path):
     with pytest.raises(CourseError, match="no right answers"): make_task("smoltalk", path=write(tmp_path / "talk.parquet", [TALK_ROW])).grade(TALK_ROW, "a")
 
 
+OF_A = {   # what a model might say, and whether the letter A has been chosen, if nothing but a letter counts
+    "A": True, " A\n": True, "A.": True, "B": False, "a": False, "AA": False, "A B": False, "A or B": False, "A, B, C, D": False, "ABCD": False,
+    "not A": False, "A\nB": False, "A.B": False, "(A)": False, "The answer is A": False, "- its weight=A": False, "Ａ": False, "А": False,
+    "A\0": False, "A\u200b": False, "'A'": False, "1": False, "": False, ".": False}
+
+
+@pytest.mark.parametrize("name", ["mmlu", "arc_easy", "arc_challenge"])
+def test_letters_under_attack(tmp_path, name):
+    row = dict(MMLU_ROW, answer=0) if name == "mmlu" else dict(ARC_ROW, choices=dict(text=["cat", "dog", "owl"], label=list("ABC")), answerKey="A")
+    task = make_task(name, "test", path=write(tmp_path / "test.parquet", [row]))
+    assert {answer: task.grade(task[0], answer) for answer in OF_A} == OF_A
+    assert not task.grade(task[0], [dict(type="python", text="A"), dict(type="python_output", text="A")])      # a tool's word is not the model's
+
+
+OF_24 = {   # the first number after the mark is the answer, commas left out, nothing else about it forgiven: the publishers' rule
+    "#### 24": True, "6*4=24\n#### 24": True, "#### 24 mats": True, "#### 2,4": True, "#### 24\n#### 25": True, "#### 25\n#### 24": False,
+    "24": False, "####24": False, "####  24": False, "### 24": False, "#### $24": False, "#### +24": False, "#### -24": False, "#### 240": False,
+    "#### 124": False, "#### 24.5": False, "#### 2 4": False, "#### 24, 25": True, "#### 1..99": False, "#### twenty-four": False, "#### ２４": False,
+    "#### 6*4": False, "#### ": False, "####": False, "": False}
+
+
+def test_numbers_under_attack(tmp_path):
+    task = make_task("gsm8k", "test", path=write(tmp_path / "test.parquet", [dict(question="6 * 4?", answer="6*4=<<6*4=24>>24\n#### 24")]))
+    assert {answer: task.grade(task[0], answer) for answer in OF_24} == OF_24
+    said = [dict(type="text", text="#### "), dict(type="python", text="6*4"), dict(type="python_output", text="24")]
+    assert not task.grade(task[0], said) and task.grade(task[0], [*said, dict(type="text", text="24")])
+
+
 def mmlu_rows(folder):
     "MMLU's CSV files in the columns of the hub."
     for file in sorted(folder.glob("*.csv")):
