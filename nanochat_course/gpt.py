@@ -144,7 +144,7 @@ class SquaredReLU(torch.autograd.Function):
         return r * r
 
     @staticmethod
-    def backward(ctx, grad): return (grad * ctx.saved_tensors[0]).mul_(2)
+    def backward(ctx, grad): return torch.addcmul(grad.new_zeros(()), grad, ctx.saved_tensors[0], value=2)    # 2·grad·r in one pass
 
 class MLP(nn.Module):
     "Four times wider, squared ReLU (or GELU), back."
@@ -203,9 +203,9 @@ def _head_chunk(
     losses = torch.where(valid, -chosen[:, 0], 0.)
     if grad is None: return losses
     p.scatter_add_(1, t, torch.full_like(losses, -1.)[:, None])              # dL/dlogit = p - onehot
-    p.mul_(s.sub_(s.square()) if low else s.square_().neg_().add_(1))        # times 1 - tanh², which is 4 s (1 - s)
-    d = (p * torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]).to(x.dtype)
-    return losses, d @ w, d.T @ x
+    p.mul_(s.addcmul_(s, s, value=-1) if low else s.square_().neg_().add_(1))    # times 1 - tanh², which is 4 s (1 - s)
+    d, scale = p.to(x.dtype), torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]   # (N, V), and (N, 1) for the smaller side of a product
+    return losses, (d @ w * scale).to(x.dtype), d.T @ (x * scale).to(x.dtype)
 
 def _head_grads(x, weight, targets, softcap, chunk, token_grad):
     "Losses of all tokens, and the gradients of x and weight when each loss is weighted by `token_grad`."
