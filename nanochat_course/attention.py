@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT_KEYS', 'rotary_tables', 'Rotary', 'rotary', 'RMSNorm', 'rms_norm', 'naive_attention', 'BlockAttention',
-           'window_blocks', 'flex_window_attention', 'attention', 'KVCache']
+           'window_blocks', 'flex_window_attention', 'attention', 'document_attention', 'flex_document_attention',
+           'KVCache']
 
 # %% ../nbs/11_attention.ipynb #96eae217
 import math
@@ -199,6 +200,45 @@ def attention(
     if backend == "naive": return naive_attention(q, k, v, window)
     raise CourseError(f"attention backend {backend!r} cannot serve window {window} of {T} tokens: "
                       "use auto, full (no window), blocks, flex or naive")
+
+# %% ../nbs/11_attention.ipynb #215dfba8
+def document_attention(
+    q:torch.Tensor,      # (B, H, T, D)
+    k:torch.Tensor,      # (B, G, T, D)
+    v:torch.Tensor,      # (B, G, T, D)
+    window:int,          # how many tokens before itself a token sees; -1: all
+    begins:torch.Tensor, # (B, T) bool: a document begins here; true at the start of every row
+)->torch.Tensor:         # (B, H, T, D)
+    "Causal attention in which a token sees its own document only."
+    if torch.compiler.is_compiling(): return flex_document_attention(q, k, v, window, begins)
+    B, H, T, D = q.shape
+    start = begins.flatten().nonzero().flatten()                                # (N,) in the rows laid end to end
+    length = start.diff(append=start.new_tensor([B * T]))                       # (N,)
+    room = torch.tensor([1 << (n - 1).bit_length() for n in length.tolist()], device=q.device)   # the next power of 2
+    flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]                 # (B·T, heads, D)
+    out = torch.zeros_like(flat[0])
+    for n in room.unique().tolist():
+        some, place = room == n, torch.arange(n, device=q.device)
+        inside = place < length[some, None]                                     # (M, n) for M documents of this size
+        at = (start[some, None] + place).clamp(max=B * T - 1)                   # (M, n)
+        alone = [x[at].transpose(1, 2) for x in flat]                           # (M, heads, n, D)
+        out[at[inside]] = attention(*alone, window).transpose(1, 2)[inside]
+    return out.view(B, T, H, D).transpose(1, 2)
+
+def flex_document_attention(
+    q:torch.Tensor,      # (B, H, T, D)
+    k:torch.Tensor,      # (B, G, T, D)
+    v:torch.Tensor,      # (B, G, T, D)
+    window:int,          # how many tokens before itself a token sees; -1: all
+    begins:torch.Tensor, # (B, T) bool: a document begins here
+)->torch.Tensor:         # (B, H, T, D)
+    "The same by one generated kernel; fast only inside `torch.compile`."
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    B, _, T, _ = q.shape
+    document, far = begins.cumsum(1), window if window >= 0 else T               # (B, T) the document's number in its row
+    def seen(b, h, i, j): return (i >= j) & (i - j <= far) & (document[b, i] == document[b, j])
+    mask = create_block_mask(seen, B, None, T, T, device=q.device)
+    return flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 # %% ../nbs/11_attention.ipynb #06ea0758
 class KVCache:
