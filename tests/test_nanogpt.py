@@ -12,7 +12,7 @@ from nanochat_course.common import CourseError, Runtime, read_log
 from nanochat_course.engine import Decoder, ModelDecoder
 from nanochat_course.fineweb import write_shard
 from nanochat_course.gpt import GPT, GPTConfig
-from nanochat_course.plan import PlanConfig, bill
+from nanochat_course.plan import PlanConfig, bill, show_bill
 from nanochat_course.tokenizer import train_bpe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -275,6 +275,17 @@ def test_the_plan_of_the_record():
     assert (b["steps"], b["total_batch_size"]) == (4578, 524288) and b["parameters"] == 162_201_600
     assert 60 * b["hours"] == pytest.approx(10.8, rel=0.2)
     assert b["download"] == pytest.approx(25 * 200e6, rel=0.05)
+
+
+def test_the_plan_is_told_in_units_that_fit():
+    "Read back from the printed line: minutes for runs of minutes, hours for hours, cents below ten dollars."
+    for preset, unit in (("nanogpt-124m", "min"), ("gpu", "min"), ("8xh100", "h")):
+        b = bill(PlanConfig(preset=preset))
+        lines = {line[:12].strip(): line[12:] for line in show_bill(b).splitlines()}
+        words = lines["time"].split(" of pretraining")[0].split()
+        seconds = sum(float(n) * {"h": 3600, "min": 60, "s": 1}[u] for n, u in zip(words[::2], words[1::2]))
+        assert words[1] == unit and seconds == pytest.approx(3600 * b["hours"], rel=0.02)
+        assert float(lines["cost"].split()[0].replace(",", "")) == pytest.approx(b["dollars"], abs=0.5 if b["dollars"] >= 10 else 5e-3)
 
 
 def test_the_stored_measurement_belongs_to_this_ladder():
