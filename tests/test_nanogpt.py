@@ -1,5 +1,5 @@
 "The other speedrun: models of all rungs against other implementations, the ladder, the optimizers, ranks, resuming, the plan."
-import json, math, os, subprocess, sys
+import importlib, json, math, os, subprocess, sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -396,7 +396,7 @@ def test_the_plan_is_told_in_units_that_fit():
 
 def test_the_stored_measurement_belongs_to_this_ladder():
     stored = json.loads((ROOT / "benchmarks" / "results" / "nanogpt_cpu.json").read_text())
-    assert {r["rung"] for r in stored["runs"]} - {"modern with AdamW"} | {"sharded"} == set(NAMES)
+    assert {r["rung"] for r in stored["runs"]} - {"modern with AdamW"} | {"sharded", "newer-torch", "bfloat16"} == set(NAMES)
     for name, then in stored["recipes"].items():
         now = json.loads(json.dumps(asdict(ng.resized(ng.recipe(name), **stored["size"]))))
         assert then == now, f"{name} has changed since it was measured: run benchmarks/bench_nanogpt.py again"
@@ -411,6 +411,29 @@ def test_muon_beat_adamw_at_equal_tokens():
     adamw = [r for r in short if r["rung"] not in NAMES or not ng.recipe(r["rung"]).muon]
     assert len({r["seed"] for r in muon if r["rung"] == "muon-tuned"}) == len({r["seed"] for r in adamw if r["rung"] == "rotary"}) == 3
     assert max(r["val_loss"] for r in muon) < min(r["val_loss"] for r in adamw)
+
+
+def test_the_benchmark_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    "The race at the size of a rehearsal, stopped after one run and started again. And its list of runs: none twice, none missing."
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    bench = importlib.import_module("bench_nanogpt")
+    threads = torch.get_num_threads()
+    def race(minutes):
+        monkeypatch.setattr(sys, "argv", ["bench_nanogpt.py", "--size", "smoke", "--minutes", str(minutes), "--out", str(tmp_path / "r.json"),
+                                          "--data", str(tmp_path / "tokens")])
+        try: bench.main()
+        finally: torch.set_num_threads(threads)
+        return json.loads((tmp_path / "r.json").read_text())["runs"]
+    first = race(1e-4)
+    runs = race(0.02)
+    assert len(first) == 1 and len(runs) > 1 and runs[0] == first[0] and all(math.isfinite(r["val_loss"]) for r in runs)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: (")
+    keys = [(r["rung"], r["factor"], r["seed"], r["steps"]) for r in runs]
+    while todo := bench.missing(runs, 4):                                  # the rest of the list, without training
+        keys.append(todo)
+        runs.append(dict(zip(("rung", "factor", "seed", "steps"), todo), val_loss=todo[1]))
+    assert len(set(keys)) == len(keys) == 3 * 10 + 2 * 6 + 3 + 2
 
 
 def test_the_launcher_downloads_and_trains(tmp_path):
