@@ -3,6 +3,7 @@
     python benchmarks/bench_nanogpt.py [--minutes 30]                  # depth 4, width 128, 120 steps; ten minutes on a quiet core
     python benchmarks/bench_nanogpt.py --size larger [--minutes 60]    # depth 6, width 256, 200 steps, two cores
     python benchmarks/bench_nanogpt.py --size smoke                    # a rehearsal of this script, in seconds
+    python benchmarks/bench_nanogpt.py --times [--size larger]         # only how long a step takes: all rungs in turns, a minute or two
 
 Trains every rung of nanogpt.LADDER on the documentation of the standard library, tokenised into shards: first with three factors on
 all its learning rates, so that no contender loses by a rate that was tuned for another size; then, with its best factor, two more
@@ -99,9 +100,18 @@ def missing(runs, short):
     return None
 
 
+def step_times(size, folder, rt, rounds=3, steps=7):
+    "Seconds of a step of each rung: the rungs take turns, the best round of each counts, so that other work disturbs all of them alike."
+    best = {}
+    for _ in range(rounds):
+        for rung in RUNGS: best[rung] = min(best.get(rung, 1e9), run(rung, 1., 0, steps, size, folder, rt)["seconds_per_step"])
+    return best
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--times", action="store_true", help="measure the time of a step, and nothing else")
     parser.add_argument("--minutes", type=float, default=30., help="start no further run after this time")
     parser.add_argument("--out", type=Path, help="where the results go, and are looked for")
     parser.add_argument("--data", type=Path, help="where the token files go")
@@ -113,6 +123,11 @@ def main():
     os.environ.setdefault("NANOCHAT_COURSE_DIR", tempfile.mkdtemp())
     began, rt = time.time(), Runtime(torch.device("cpu"), torch.float32)
     stored = json.loads(out.read_text()) if out.exists() else dict(runs=[], seconds=0.)
+    if args.times:
+        shards(folder, TEXT[args.size])
+        stored["times"] = dict(step_times(size, folder, rt), date=time.strftime("%Y-%m-%d"), load_average=os.getloadavg())
+        write_json(out, stored)
+        return print("\n".join(f"{rung:12}{1e3 * stored['times'][rung]:8.1f} ms a step" for rung in RUNGS))
     while (todo := missing(stored["runs"], size["steps"])) and time.time() - began < 60 * args.minutes:
         shards(folder, TEXT[args.size])
         start = time.time()

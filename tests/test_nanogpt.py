@@ -419,9 +419,9 @@ def test_the_benchmark_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
     bench = importlib.import_module("bench_nanogpt")
     threads = torch.get_num_threads()
-    def race(minutes):
+    def race(minutes, *more):
         monkeypatch.setattr(sys, "argv", ["bench_nanogpt.py", "--size", "smoke", "--minutes", str(minutes), "--out", str(tmp_path / "r.json"),
-                                          "--data", str(tmp_path / "tokens")])
+                                          "--data", str(tmp_path / "tokens"), *more])
         try: bench.main()
         finally: torch.set_num_threads(threads)
         return json.loads((tmp_path / "r.json").read_text())["runs"]
@@ -429,6 +429,10 @@ def test_the_benchmark_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     runs = race(0.02)
     assert len(first) == 1 and len(runs) > 1 and runs[0] == first[0] and all(math.isfinite(r["val_loss"]) for r in runs)
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: (")
+    bench.step_times = lambda *args, measure=bench.step_times: measure(*args, rounds=1, steps=3)
+    race(0, "--times")
+    stored = json.loads((tmp_path / "r.json").read_text())
+    assert stored["runs"] == runs and all(stored["times"][rung] > 0 for rung in bench.RUNGS)
     keys = [(r["rung"], r["factor"], r["seed"], r["steps"]) for r in runs]
     while todo := bench.missing(runs, 4):                                  # the rest of the list, without training
         keys.append(todo)
