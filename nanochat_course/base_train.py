@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'GENERAL', 'BaseTrainConfig', 'base_plan', 'optional_parts', 'optimizer_settings', 'build_model',
-           'validation', 'core_judge', 'speak', 'sampler', 'growth', 'patience', 'pretrain', 'base_train', 'main']
+           'validation', 'core_judge', 'speak', 'sampler', 'growth', 'patience', 'make_trainer', 'pretrain',
+           'base_train', 'main']
 
 # %% ../nbs/32_base_train.ipynb #a3978c02
 from dataclasses import asdict, dataclass, fields
@@ -200,6 +201,20 @@ def patience(
     "How long ranks wait for each other before they call one of them dead."
     return 60. if arriving(shards) else 10.
 
+def make_trainer(
+    config:BaseTrainConfig, # flags
+    p:Plan,                 # from `base_plan`
+    rt:Runtime,
+    minutes:float=10.,      # how long ranks wait for each other
+)->tuple:                   # the model, the same as it is trained (compiled or not), its optimizer
+    "What takes a training step, as the flags ask for it."
+    model = build_model(GPTConfig(**p.model_config()), rt)
+    if config.fp8: rt.print(f"fp8: {len(convert_to_fp8(model, rt))} layers")
+    if rt.device.type == "cuda": rt.print(choose_attention(model, rt))
+    groups = param_groups(model, **p.learning_rates(), **optimizer_settings(config))
+    optimizer = make_optimizer(groups, rt, minutes)
+    return model, compile_model(model, rt, config.compile), optimizer
+
 def pretrain(
     config:BaseTrainConfig, # flags
     p:Plan,                 # from `base_plan`
@@ -208,12 +223,7 @@ def pretrain(
 )->tuple:                   # the result of `train`, the model, the log
     "Model, optimizer and data through the loop."
     shards = corpus_dir(config.corpus)
-    model = build_model(GPTConfig(**p.model_config()), rt)
-    if config.fp8: rt.print(f"fp8: {len(convert_to_fp8(model, rt))} layers")
-    if rt.device.type == "cuda": rt.print(choose_attention(model, rt))
-    groups = param_groups(model, **p.learning_rates(), **optimizer_settings(config))
-    optimizer = make_optimizer(groups, rt, patience(shards))
-    compiled = compile_model(model, rt, config.compile)
+    model, compiled, optimizer = make_trainer(config, p, rt, patience(shards))
     def batches(state):
         return DataLoader(tokenizer, shards, "train", p.device_batch_size, p.sequence_len, rt, state=state,
                           skip_corrupt=config.skip_corrupt)

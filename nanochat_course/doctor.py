@@ -21,17 +21,15 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 import torch, torch.distributed as dist
 from .attention import attention, naive_attention
-from .base_train import BaseTrainConfig, base_plan, build_model
+from .base_train import BaseTrainConfig, base_plan, make_trainer
 from .common import CourseError, base_dir, corpus_dir, peak_memory, read_json, run_main, runtime
 from .common import seed_everything, write_json
 from .corpus import HUB
 from .gpt import GPTConfig
-from .optim import param_groups
 from .plan import KEPT, SHARD_BYTES, memory_by_part, checkpoint_bytes, storage
-from .precision import compile_model, convert_to_fp8, fp8_reason
+from .precision import fp8_reason
 from .scaling import Plan, mfu
 from .speedrun import GPUS, PRESETS, SINGLE, SpeedrunConfig, choose_preset, override, why_so_few
-from .zero2 import make_optimizer
 
 # %% ../nbs/55_doctor.ipynb #c1367dee
 @dataclass(frozen=True)
@@ -610,10 +608,7 @@ def train_steps(
     p, flags = job.plan, job.flags
     with runtime(flags.device or job.device, flags.dtype) as rt:
         seed_everything(flags.seed)
-        model = build_model(GPTConfig(**p.model_config()), rt)
-        if flags.fp8: convert_to_fp8(model, rt)
-        optimizer = make_optimizer(param_groups(model, **p.learning_rates()), rt)
-        compiled = compile_model(model, rt, flags.compile)
+        _, compiled, optimizer = make_trainer(flags, p, rt)
         ids = torch.randint(p.vocab_size, (p.device_batch_size, p.sequence_len + 1), device=rt.device)
         losses, seconds = [], []
         for _ in range(steps):
