@@ -22,7 +22,6 @@ from bench_model import NANOCHAT, run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 LAPTOP = PRESETS["laptop"]["base_train"]
-TRIAL = 25                                               # steps to measure the speed with; the first five are not counted
 OURS = {"ours": {}, "ours, recipe of the record": RECORD}
 
 
@@ -98,13 +97,13 @@ class Nanochat:
     def judge(self, batches): return run_program(["-c", NANOCHAT_JUDGE, str(batches)], self.folder, self.env)[0]
 
 
-def race(contender, data, minutes, batches):
+def race(contender, data, minutes, trial, batches):
     "One contender: its speed, so many steps as fit, and what it knows then."
     batch = LAPTOP["total_batch_size"]
     with tempfile.TemporaryDirectory() as folder:
         base, began = Path(folder), time.time()
         contender.prepare(base, data)
-        speed = statistics.median(contender.train(base, TRIAL)[5:])
+        speed = statistics.median(contender.train(base, trial)[min(5, trial // 2):])
         steps = max(10, round(60 * minutes * speed / batch))
         speeds = contender.train(base, steps)
         bits = float(contender.judge(batches).strip().splitlines()[-1])
@@ -117,6 +116,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nanochat", type=Path, help="folder of a nanochat checkout; without it only ours run")
     parser.add_argument("--minutes", type=float, default=5., help="of training")
+    parser.add_argument("--trial", type=int, default=25, help="steps to measure the speed with; the first five are not counted")
     parser.add_argument("--rounds", type=int, default=1, help="how often each contender runs, in turns")
     parser.add_argument("--data", type=Path, help="folder with tokenizer/ and data/docstrings/; default: NANOCHAT_COURSE_DIR")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/five_minutes.json")
@@ -134,7 +134,7 @@ def main():
         for number in range(args.rounds):
             for name, contender in contenders.items():
                 if any((r["name"], r["round"]) == (name, number) for r in stored["runs"]): continue
-                result = race(contender, data, args.minutes, batches)
+                result = race(contender, data, args.minutes, args.trial, batches)
                 stored["runs"].append(dict(name=name, round=number, **result))
                 stored.update(date=time.strftime("%Y-%m-%d"), command=f"python benchmarks/bench_five_minutes.py --nanochat FOLDER --minutes {args.minutes:g}",
                               machine=machine(), load_average=os.getloadavg())

@@ -100,7 +100,7 @@ def missing(runs, short):
     return None
 
 
-def step_times(size, folder, rt, rounds=3, steps=7):
+def step_times(size, folder, rt, rounds=3, steps=6):
     "Seconds of a step of each rung: the rungs take turns, the best round of each counts, so that other work disturbs all of them alike."
     best = {}
     for _ in range(rounds):

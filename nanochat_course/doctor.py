@@ -13,7 +13,7 @@ __all__ = ['PROCESS_MEMORY', 'SHM', 'FILES', 'DRIVERS', 'RANK', 'SLOW_BUS', 'CHE
            'step_finding', 'child', 'without_main', 'examine', 'check_nothing', 'applicable', 'chosen', 'line',
            'doctor', 'main']
 
-# %% ../nbs/55_doctor.ipynb #affba0f6
+# %% ../nbs/55_doctor.ipynb #94e781ce
 import contextlib, importlib, json, math, multiprocessing, os, shutil, signal, subprocess, sys, sysconfig
 import tempfile, time, urllib.error, urllib.request
 from dataclasses import asdict, dataclass
@@ -92,7 +92,7 @@ def make_job(
     plan = base_plan(flags, preset["tok_train"]["vocab_size"], ranks * config.nodes)
     return Job(config, preset, flags, plan, gpus, ranks)
 
-# %% ../nbs/55_doctor.ipynb #8177b2b6
+# %% ../nbs/55_doctor.ipynb #4617086e
 def show(n:float)->str: return f"{n / 1e9:.1f} GB" if n < 1e10 else f"{n / 1e9:.0f} GB"
 
 def shards_asked(
@@ -108,7 +108,7 @@ def disk_need(
     text = (shards_asked(job) + 1) * SHARD_BYTES if job.source in HUB else 1e9
     return text + KEPT * checkpoint_bytes(job.plan)
 
-# %% ../nbs/55_doctor.ipynb #55f387ba
+# %% ../nbs/55_doctor.ipynb #6dc5ee1a
 def present(
     job:Job, # whose files are meant
 )->int:      # bytes
@@ -599,7 +599,7 @@ def check_shared(
     return judge(seen, f"{answers[0]['folder']} is {'shared' if seen else 'not the one of rank 0'}", wanted,
                  "set NANOCHAT_COURSE_DIR to a folder of a network file system that all machines mount")
 
-# %% ../nbs/55_doctor.ipynb #e5d6d067
+# %% ../nbs/55_doctor.ipynb #eb5ec18d
 def train_steps(
     job:Job,      # what will be run
     steps:int=3,  # the first ones compile
