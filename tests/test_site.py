@@ -52,14 +52,15 @@ def pages(tmp_path_factory):
 
 
 MOVED = 'http-equiv="refresh"'
+MADE = {"api", "references"}
 OWN = {p.stem for p in (ROOT / "tools" / "site" / "pages").glob("*.md")}
 
 
 def test_a_page_for_every_notebook(pages):
     found = {Path(n).stem for n in pages[0]}
-    assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} | OWN | {"api"} == {n for n in found if not n.startswith("api_")}
+    assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} | OWN | MADE == {n for n in found if not n.startswith("api_")}
     for page in pages[0].values():                         # each is reached from everywhere, the page for lost ones excepted
-        assert {f"{stem}.html" for stem in OWN - {"404"} | {"api"}} <= set(page.links)
+        assert {f"{stem}.html" for stem in OWN - {"404"} | MADE} <= set(page.links)
 
 
 def test_chapters_are_found_without_their_numbers(pages):
@@ -229,7 +230,7 @@ def test_what_quarto_is_given(tmp_path):
         assert done.returncode == 0, done.stderr
     given = {p.stem for p in (copy / "nbs").glob("*.ipynb")} | OWN
     made = {p.stem for p in (copy / "_docs").glob("*.html") if MOVED not in p.read_text()}
-    assert given | {"api"} == {n for n in made if not n.startswith("api_")} and "api_tokenizer" in made
+    assert given | MADE == {n for n in made if not n.startswith("api_")} and "api_tokenizer" in made
     assert {"play", "card.png", "llms.txt", "sitemap.xml", "tokenizer.html", "names.json"} <= {p.name for p in (copy / "_docs").iterdir()}
     assert "<td></td>" in (copy / "_docs" / "index.html").read_text()
     config = yaml.safe_load((copy / "_proc" / "_quarto.yml").read_text())

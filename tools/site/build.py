@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import extras
+import cite, extras
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE, NBS, PROC, DOCS = ROOT / "tools" / "site", ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
@@ -40,18 +40,25 @@ def exported(cell):
     return found[1] if found else None
 
 
-def find_names(paths):
-    "{name: {notebook: anchor}} of everything that the notebooks export."
-    index = {}
+def exported_cells(paths):
+    "{module: [(notebook, source)]} of all cells that are exported."
+    found = {}
     for path in paths:
         text = path.read_text(encoding="utf-8")
         own = re.search(r"#\| *default_exp +([\w.]+)", text)
         for cell in json.loads(text)["cells"]:
-            if (named := exported(cell)) is None: continue
-            module = named or own[1]
-            for name in defined("".join(cell["source"])):
+            if (named := exported(cell)) is not None: found.setdefault(named or own[1], []).append((path.stem, "".join(cell["source"])))
+    return found
+
+
+def find_names(paths):
+    "{name: {notebook: anchor}} of everything that the notebooks export."
+    index = {}
+    for module, cells in exported_cells(paths).items():
+        for notebook, source in cells:
+            for name in defined(source):
                 anchor = f"nanochat_course.{module}.{name}"
-                for called in (name, f"{module}.{name}", anchor): index.setdefault(called, {})[path.stem] = anchor
+                for called in (name, f"{module}.{name}", anchor): index.setdefault(called, {})[notebook] = anchor
     return index
 
 
@@ -73,7 +80,13 @@ def link_names(text, here, index):
     return "\n".join(lines)
 
 
-def process(path, index):
+def link_all(text, here, index, works=None):
+    "Links at names in backticks, and at the works that are named."
+    text = link_names(text, here, index)
+    return works.link(text) if works else text
+
+
+def process(path, index, works=None):
     "One notebook through nbdev's processors; exported cells stay, marked with their module, and are reached by the names they define."
     from execnb.nbio import dict2nb, mk_cell
     from nbdev.process import NBProcessor
@@ -92,7 +105,7 @@ def process(path, index):
     for c in nb.nb.cells:
         if not (c.get("source") or "").strip(): continue
         c.source = c.source.strip("\n")
-        if c.cell_type == "markdown": c.source = link_names(c.source, path.stem, index)
+        if c.cell_type == "markdown": c.source = link_all(c.source, path.stem, index, works)
         if id(c) in exports:
             c.source = f'#| classes: export\n#| module: nanochat_course.{modules[id(c)]}\n{c.source}'
             anchors = [f'<div id="nanochat_course.{modules[id(c)]}.{name}"></div>' for name in exports[id(c)]]
@@ -167,8 +180,7 @@ def page_markdown(nb, stem):
             parts.append(code + outputs)
     text = "\n\n".join(parts)
     refs = lambda m: f"[Figure {figures[m[1]]}](#{m[1]})" if m[1] in figures else m[0]
-    text = re.sub(r"(?<![\w#{])@(fig-[\w-]+)", refs, text)
-    return meta, to_html_links(text)
+    return meta, re.sub(r"(?<![\w#{])@(fig-[\w-]+)", refs, text)
 
 
 def to_html_links(text):
@@ -219,15 +231,19 @@ def finish(page):
     return without_empty_headers(page)
 
 
-def with_pandoc(config, pages, notebooks, others):
+def find_pandoc():
     import pypandoc
-    pandoc = shutil.which("pandoc") or pypandoc.get_pandoc_path()
+    return shutil.which("pandoc") or pypandoc.get_pandoc_path()
+
+
+def with_pandoc(config, pages, notebooks, others):
+    pandoc = find_pandoc()
     shutil.rmtree(DOCS, ignore_errors=True)
     DOCS.mkdir()
     for name in ("style.css", "page.js", "search.js", "favicon.svg"): shutil.copy(HERE / name, DOCS / name)
     texts = {Path(p).stem: page_markdown(notebooks[p], Path(p).stem) for _, p in pages}
     order, site, beside = list(texts), config["website"], footer_pages(config)
-    texts |= {stem: (meta, to_html_links(text)) for stem, (meta, text) in others.items()}
+    texts = {stem: (meta, to_html_links(text)) for stem, (meta, text) in (texts | others).items()}
     titles = {stem: str(meta.get("title", stem)) for stem, (meta, _) in texts.items()}
     search = importlib.util.find_spec("pagefind") is not None
 
@@ -286,22 +302,21 @@ def front(nb):
 def title(nb): return front(nb)["title"]
 
 
-def exported_cells(paths):
-    "{module: [(notebook, source)]} of all cells that are exported."
+def cited(notebooks):
+    "{key of a work: [links to the chapters that name it]}; the glossary only repeats the chapters."
     found = {}
-    for path in paths:
-        text = path.read_text(encoding="utf-8")
-        own = re.search(r"#\| *default_exp +([\w.]+)", text)
-        for cell in json.loads(text)["cells"]:
-            if (named := exported(cell)) is not None: found.setdefault(named or own[1], []).append((path.stem, "".join(cell["source"])))
+    for page, nb in notebooks.items():
+        if page == "95_glossary.ipynb": continue
+        keys = cite.named("\n".join(c.source for c in nb.cells if c.cell_type == "markdown"))
+        for key in dict.fromkeys(keys): found.setdefault(key, []).append(f"[{page[:2]} {title(nb)}]({page})")
     return found
 
 
-def beside_the_chapters(paths, notebooks, index):
-    "{name: (front matter, Markdown)} of the site's own pages and of the reference."
+def beside_the_chapters(paths, notebooks, index, works):
+    "{name: (front matter, Markdown)} of the site's own pages, of the reference and of the works that are named."
     titles = {Path(page).stem: (front(nb)["title"], front(nb)["description"]) for page, nb in notebooks.items()}
-    pages = {stem: (meta, link_names(text, stem, index) + extras.play_scripts(text)) for stem, (meta, text) in extras.own_pages().items()}
-    return pages | extras.reference(exported_cells(paths), titles)
+    pages = {stem: (meta, link_all(text, stem, index, works) + extras.play_scripts(text)) for stem, (meta, text) in extras.own_pages().items()}
+    return pages | extras.reference(exported_cells(paths), titles) | {"references": cite.page(works, cited(notebooks))}
 
 
 def write_beside(config, notebooks, others, index):
@@ -309,6 +324,7 @@ def write_beside(config, notebooks, others, index):
     about = lambda meta: (meta["title"], meta.get("description", ""))
     chapters = {Path(page).stem: about(front(nb)) for page, nb in notebooks.items()}
     extras.write_files(DOCS)
+    shutil.copy(cite.BIB, DOCS / cite.BIB.name)
     extras.write_names(DOCS, index)
     extras.write_redirects(DOCS, {stem: name for stem, (name, _) in chapters.items()}, config["website"])
     extras.write_for_machines(DOCS, chapters, {stem: about(meta) for stem, (meta, _) in others.items()}, config["website"])
@@ -355,9 +371,9 @@ def main():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
     pages = list(sidebar_pages(config))
     numbered = [NBS / page for _, page in pages if page[:2].isdigit()]
-    index = find_names(numbered)
-    notebooks = {page: process(NBS / page, index) for _, page in pages}
-    others = beside_the_chapters(numbered, notebooks, index)
+    index, works = find_names(numbered), cite.Works(cite.read(find_pandoc()))
+    notebooks = {page: process(NBS / page, index, works) for _, page in pages}
+    others = beside_the_chapters(numbered, notebooks, index, works)
     quarto = shutil.which("quarto") and not args.pandoc
     (with_quarto if quarto else with_pandoc)(config, pages, notebooks, others)
     write_beside(config, notebooks, others, index)
