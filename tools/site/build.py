@@ -306,7 +306,7 @@ def cited(notebooks):
     "{key of a work: [links to the chapters that name it]}; the glossary only repeats the chapters."
     found = {}
     for page, nb in notebooks.items():
-        if page == "95_glossary.ipynb": continue
+        if page == "95_glossary.ipynb" or not page[:2].isdigit(): continue
         keys = cite.named("\n".join(c.source for c in nb.cells if c.cell_type == "markdown"))
         for key in dict.fromkeys(keys): found.setdefault(key, []).append(f"[{page[:2]} {title(nb)}]({page})")
     return found
