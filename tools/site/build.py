@@ -1,8 +1,9 @@
-"""Render the notebooks as a website: python tools/site/build.py [--serve] [--port 8000] [--pandoc]
+"""Render the notebooks as a website: python tools/site/build.py [--serve] [--port 8000] [--pandoc] [--epub] [--pdf]
 
 nbdev's processors drop hidden cells; names in backticks become links to the cell that defines them. The result goes to _proc/.
 Quarto renders that where it is installed. Elsewhere this file hands each page to pandoc as Markdown: glue, no renderer of its own.
-Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained. What stands beside the chapters: extras.py.
+Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained. What stands beside the chapters: extras.py,
+cite.py (the works that are named), elsewhere.py (Colab and Binder), book.py (EPUB and PDF).
 """
 import argparse, ast, base64, functools, html, http.server, importlib.util, json, os, re, shutil, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import cite, extras
+import book, card, cite, elsewhere, extras
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE, NBS, PROC, DOCS = ROOT / "tools" / "site", ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
@@ -86,8 +87,8 @@ def link_all(text, here, index, works=None):
     return works.link(text) if works else text
 
 
-def process(path, index, works=None):
-    "One notebook through nbdev's processors; exported cells stay, marked with their module, and are reached by the names they define."
+def process(path, index, works=None, top=""):
+    "One notebook through nbdev's processors; exported cells stay, marked with their module, and are reached by the names they define; `top`: Markdown under the title."
     from execnb.nbio import dict2nb, mk_cell
     from nbdev.process import NBProcessor
     from nbdev.processors import hide_, hide_line, populate_language, rm_header_dash, strip_ansi
@@ -95,7 +96,7 @@ def process(path, index, works=None):
     first = "".join(raw["cells"][0]["source"]) + "\n"
     head = re.match(r"# (.*)\n+(?:> (.*)\n*)?", first)
     front = yaml.safe_dump(dict(title=head[1], description=head[2] or ""), allow_unicode=True)
-    raw["cells"][:1] = [dict(cell_type="raw", metadata={}, source=f"---\n{front}---"), dict(cell_type="markdown", metadata={}, source=first[head.end():])]
+    raw["cells"][:1] = [dict(cell_type="raw", metadata={}, source=f"---\n{front}---"), dict(cell_type="markdown", metadata={}, source=f"{top}\n\n{first[head.end():]}")]
     nb = NBProcessor(nb=dict2nb(raw), procs=[populate_language, strip_ansi, hide_line, rm_header_dash, hide_])
     module = next((c.directives_["default_exp"][0] for c in nb.nb.cells if "default_exp" in c.directives_), "")
     exports = {id(c): defined(c.source) for c in nb.nb.cells if "export" in c.directives_}
@@ -105,7 +106,8 @@ def process(path, index, works=None):
     for c in nb.nb.cells:
         if not (c.get("source") or "").strip(): continue
         c.source = c.source.strip("\n")
-        if c.cell_type == "markdown": c.source = link_all(c.source, path.stem, index, works)
+        if c.cell_type == "markdown":
+            c.source = re.sub(r"<summary>(\d+)\. ", r"<summary>\1\. ", link_all(c.source, path.stem, index, works))     # a number, no list
         if id(c) in exports:
             c.source = f'#| classes: export\n#| module: nanochat_course.{modules[id(c)]}\n{c.source}'
             anchors = [f'<div id="nanochat_course.{modules[id(c)]}.{name}"></div>' for name in exports[id(c)]]
@@ -254,7 +256,7 @@ def with_pandoc(config, pages, notebooks, others):
         meta, text = texts[stem]
         i, out = order.index(stem) if stem in order else -2, DOCS / f"{stem}.html"
         variables = dict(sitetitle=site["title"], nav=nav_html(pages, titles, stem, beside), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
-                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=f"{site['site-url']}/card.png")
+                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=f"{site['site-url']}/{f'cards/{stem}' if stem in order and stem != 'index' else 'card'}.png")
         if search: variables["search"] = "yes"
         if stem[:2].isdigit(): variables["chapter"] = stem
         if stem.startswith("api"): variables["reference"] = "yes"
@@ -325,9 +327,18 @@ def write_beside(config, notebooks, others, index):
     chapters = {Path(page).stem: about(front(nb)) for page, nb in notebooks.items()}
     extras.write_files(DOCS)
     shutil.copy(cite.BIB, DOCS / cite.BIB.name)
+    card.write_cards(chapters, DOCS / "cards")
     extras.write_names(DOCS, index)
     extras.write_redirects(DOCS, {stem: name for stem, (name, _) in chapters.items()}, config["website"])
     extras.write_for_machines(DOCS, chapters, {stem: about(meta) for stem, (meta, _) in others.items()}, config["website"])
+
+
+def write_books(config, pages, notebooks, others, args):
+    "The course as one file; pictures are taken from the rendered site."
+    texts = {Path(page).stem: page_markdown(notebooks[page], Path(page).stem) for _, page in pages if page[:2].isdigit()}
+    texts |= {stem: others[stem] for stem in ("lineage", "faq", "references")}
+    for wanted, write in ((args.epub, book.write_epub), (args.pdf, book.write_pdf)):
+        if wanted: print(write(find_pandoc(), READER, texts, DOCS, config["website"]))
 
 
 def readme():
@@ -364,6 +375,8 @@ def main():
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--readme", action="store_true", help="only write README.md")
     parser.add_argument("--no-model", action="store_true", help="do not put a trained model beside the pages")
+    parser.add_argument("--epub", action="store_true", help="also the whole course as an EPUB")
+    parser.add_argument("--pdf", action="store_true", help="also the whole course as a PDF, where Chromium is installed")
     parser.add_argument("--pandoc", action="store_true", help="render with pandoc even where Quarto is installed")
     args = parser.parse_args()
     os.chdir(ROOT)
@@ -372,13 +385,16 @@ def main():
     pages = list(sidebar_pages(config))
     numbered = [NBS / page for _, page in pages if page[:2].isdigit()]
     index, works = find_names(numbered), cite.Works(cite.read(find_pandoc()))
-    notebooks = {page: process(NBS / page, index, works) for _, page in pages}
+    ref, site = elsewhere.commit(), config["website"]
+    notebooks = {page: process(NBS / page, index, works, elsewhere.links(page[:-6], site, ref) if page[:2].isdigit() else "") for _, page in pages}
     others = beside_the_chapters(numbered, notebooks, index, works)
     quarto = shutil.which("quarto") and not args.pandoc
     (with_quarto if quarto else with_pandoc)(config, pages, notebooks, others)
     write_beside(config, notebooks, others, index)
+    elsewhere.write_notebooks(numbered, DOCS, site, ref)
     if not quarto: print(extras.write_search(DOCS))          # Quarto has a search of its own
     if not args.no_model: print(model_line())
+    if args.epub or args.pdf: write_books(config, pages, notebooks, others, args)
     if args.serve:
         handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(DOCS))
         print(f"http://127.0.0.1:{args.port}/index.html (stop with Ctrl-C)", flush=True)

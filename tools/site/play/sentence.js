@@ -2,7 +2,9 @@
 {
   const el = play.element, visible = text => text.replaceAll(" ", "·");
   const percent = p => `${(100 * p).toFixed(p < 0.01 ? 2 : 1)} %`;
-  const cells = (values, attributes = {}) => values.map(v => el("td", { class: "n", ...attributes }, String(v)));
+  const cells = values => values.map(v => el("td", { class: "n" }, typeof v === "number" ? v.toFixed(2) : v));
+  const chapters = { "10_tokenizer": "The tokenizer", "11_attention": "Attention", "12_gpt": "The GPT", "20_newton_schulz": "Newton-Schulz", "27_train": "The training loop",
+    "40_engine": "The engine", "44_chat_sft": "Supervised fine-tuning", "45_chat_rl": "Reinforcement learning" };
   const shade = p => ({ class: "n", style: `background: color-mix(in srgb, var(--blue) ${Math.round(70 * p)}%, transparent)` });
   const table = (head, rows) => el("table", {},
     el("thead", {}, el("tr", {}, head.map((text, i) => el(i ? "th" : "td", i ? { class: "n" } : {}, text)))), el("tbody", {}, rows));
@@ -14,7 +16,7 @@
     ["Bytes", "10_tokenizer", (d, i) => {
       const from = new TextEncoder().encode(d.tokens.slice(0, i).join("")).length, mine = [...new TextEncoder().encode(d.tokens[i])];
       return [`A computer has ${d.bytes.length} numbers for this text, one for each letter, blank and full stop. “${visible(d.tokens[i])}” is ${mine.length} of them, from place ${from} on.`,
-        el("p", { class: "tokens" }, d.bytes.map((b, at) => el("span", { class: at >= from && at < from + mine.length ? "hue1" : "" }, `${b} `)))];
+        el("p", { class: "tokens" }, d.bytes.map((b, at) => el("span", { class: at >= from && at < from + mine.length ? "hue1" : "hue0" }, `${visible(d.text[at])} ${b}`)))];
     }],
     ["Tokens", "10_tokenizer", (d, i, state, again) => {
       const now = d.merges[state.merges], steps = play.slider("merges", { min: 0, max: d.merges.length - 1, value: state.merges }, v => { state.merges = v; again(); });
@@ -56,12 +58,12 @@
     tokens.append(...tokenButtons);
 
     function show() {
-      const [name, chapter, view] = stations[state.station], [words, ...nodes] = view(data, state.token, state, again);
+      const [, chapter, view] = stations[state.station], [words, ...nodes] = view(data, state.token, state, again);
       stationButtons.forEach((button, i) => button.setAttribute("aria-pressed", i === state.station));
       tokenButtons.forEach((button, i) => button.setAttribute("aria-pressed", i === state.token));
       says.textContent = words;
       play.replace(panel, ...nodes);
-      play.replace(more, "More in ", el("a", { href: `${chapter}.html` }, `the chapter with this step (${name.toLowerCase()})`), ".");
+      play.replace(more, "How this is done: ", el("a", { href: `${chapter}.html` }, `${chapter.slice(0, 2)} ${chapters[chapter]}`), ".");
       back.disabled = state.station === 0;
       next.disabled = state.station === stations.length - 1;
     }
@@ -75,5 +77,5 @@
     stage.append(names, tokens, says, panel, el("div", { class: "controls" }, back, next), more);
     show();
   }
-  play.pictures.sentence = { stations: stations.map(([name]) => name), draw };
+  play.pictures.sentence = { chapters, draw };
 }
