@@ -71,17 +71,17 @@
       play.replace(picture, play.drawing(640, 290, message, axes.nodes,
         guesses.map(values => line(values, { stroke: "var(--orange)", "stroke-opacity": 0.55, "stroke-width": 1.2 })),
         line(knows, { stroke: "var(--blue)", "stroke-width": 3 }),
-        play.label(606, 222, "blue: a player who knows the payouts; orange: twelve who pull", { "text-anchor": "end", class: "tick" })));
+        play.label(614, 16, "blue: a player who knows the payouts; orange: twelve who pull", { "text-anchor": "end", class: "tick" })));
       says.textContent = message;
     }
     const set = key => v => { state[key] = v; show(); };
     const percent = v => `${Math.round(100 * v)} %`;
     stage.append(play.element("div", { class: "controls" },
-      play.choice("compare a reward with", names, state.kind, set("kind")),
+      play.choice("compare with", names, state.kind, set("kind")),
       play.slider("pulls in a group", { min: 2, max: 16, value: state.n }, set("n")),
       play.slider("left arm pays", { min: 0, max: 1, step: 0.05, value: state.left, show: percent }, set("left")),
       play.slider("right arm pays", { min: 0, max: 1, step: 0.05, value: state.right, show: percent }, set("right")),
-      play.slider("gift with each pull", { min: 0, max: 10, value: state.gift }, set("gift")),
+      play.slider("gift to both", { min: 0, max: 10, value: state.gift }, set("gift")),
       play.slider("learning rate", { min: 0.1, max: 3, step: 0.1, value: state.lr, show: v => v.toFixed(1) }, set("lr")),
       play.button("other luck", () => set("seed")(state.seed + 1))), picture, says);
     show();
