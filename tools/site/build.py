@@ -385,8 +385,9 @@ def main():
     pages = list(sidebar_pages(config))
     numbered = [NBS / page for _, page in pages if page[:2].isdigit()]
     index, works = find_names(numbered), cite.Works(cite.read(find_pandoc()))
-    ref, site = elsewhere.commit(), config["website"]
-    notebooks = {page: process(NBS / page, index, works, elsewhere.links(page[:-6], site, ref) if page[:2].isdigit() else "") for _, page in pages}
+    ref, site, api = elsewhere.commit(), config["website"], extras.reference_pages(exported_cells(numbered))
+    tops = {path.name: elsewhere.links(path.stem, site, ref, api.get(path.stem, [])) for path in numbered}
+    notebooks = {page: process(NBS / page, index, works, tops.get(page, "")) for _, page in pages}
     others = beside_the_chapters(numbered, notebooks, index, works)
     quarto = shutil.which("quarto") and not args.pandoc
     (with_quarto if quarto else with_pandoc)(config, pages, notebooks, others)

@@ -25,12 +25,13 @@ def commit(root=ROOT):
     return done.stdout.strip() if done.returncode == 0 else "main"
 
 
-def links(stem, site, ref):
-    "One line of Markdown: where a chapter can be run."
+def links(stem, site, ref, reference=()):
+    "One line of Markdown: where a chapter can be run, and the reference of the modules that it exports."
     name = site["repo-url"].removeprefix("https://github.com/")
     colab = f"https://colab.research.google.com/github/{name}/blob/notebooks/{stem}.ipynb"
     binder = f"https://mybinder.org/v2/gh/{name}/{ref}?labpath=nbs%2F{stem}.ipynb"
-    return f"::: {{.run data-pagefind-ignore=\"\"}}\nRun it: [Colab]({colab}) · [Binder]({binder}) · [notebook](notebooks/{stem}.ipynb), or `make lab` on your own machine\n:::"
+    names = "".join(f" · API: [{module}]({page}.md)" for module, page in reference)
+    return f"::: {{.run data-pagefind-ignore=\"\"}}\nRun it: [Colab]({colab}) · [Binder]({binder}) · [notebook](notebooks/{stem}.ipynb), or `make lab` on your own machine{names}\n:::"
 
 
 def with_setup(nb, repo, ref):
