@@ -141,6 +141,7 @@ def test_every_public_name_has_a_place_of_its_own(pages):
 def test_markup_that_readers_should_not_see(pages):
     for name, page in pages[0].items():
         prose = re.sub(r"<(pre|code)\b.*?</\1>", "", page.text, flags=re.DOTALL)
+        assert not build.CONTROL.search(page.text), f"{name}: a control character"
         for leak in (":::", "](http", "[`", "#|", "?@fig"): assert leak not in prose, f"{name}: {leak}"
 
 

@@ -162,6 +162,9 @@ def output_markdown(o, opts, stem, images):
     return fence(data.get("text/plain", "").rstrip("\n"), ".output") if data.get("text/plain", "").strip() else ""
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")     # what untrained models write, and no page may contain
+
+
 def page_markdown(nb, stem):
     "A processed notebook as pandoc Markdown, with its title and description."
     meta, parts, images, figures = {}, [], [], {}
@@ -182,7 +185,7 @@ def page_markdown(nb, stem):
             parts.append(code + outputs)
     text = "\n\n".join(parts)
     refs = lambda m: f"[Figure {figures[m[1]]}](#{m[1]})" if m[1] in figures else m[0]
-    return meta, re.sub(r"(?<![\w#{])@(fig-[\w-]+)", refs, text)
+    return meta, CONTROL.sub("\ufffd", re.sub(r"(?<![\w#{])@(fig-[\w-]+)", refs, text))
 
 
 def to_html_links(text):
