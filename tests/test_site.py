@@ -238,7 +238,7 @@ def test_the_first_cell_on_colab(tmp_path):
     assert again.returncode == 0 and not again.stdout, "where the course is installed, the cell does nothing"
 
 
-def test_the_book(pages, tmp_path):
+def test_the_book(tmp_path):
     "Three chapters as an EPUB: every page is XML, every link inside leads somewhere, pictures and formulas are in it, scripts are not."
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]
     works = build.cite.Works(build.cite.read(build.find_pandoc()))
@@ -261,6 +261,9 @@ def test_the_book(pages, tmp_path):
             target, _, fragment = link.partition("#")
             if not link.startswith("http"): assert fragment in ids[target or name], (name, link)
         for image in re.findall(r'<img[^>]* src="([^"]+)"', text): assert f"EPUB/{image.removeprefix('../')}" in files
+    if chromium.find():
+        assert "nanochat_course.pdf: " in build.book.write_pdf(build.find_pandoc(), build.READER, {"references": texts["references"]}, tmp_path, config)
+        assert (tmp_path / "nanochat_course.pdf").read_bytes().startswith(b"%PDF") and not list(tmp_path.glob("book.*"))
     whole = "".join(chapters.values())
     assert "<math" in whole and whole.count("<img") > 10 and "on <a" in whole and '<a href="https://nanochat-course.github.io/nanochat_course/10_tokenizer.html' in whole
 

@@ -76,7 +76,8 @@ def write_pdf(pandoc, reader, texts, docs, site):
     out, page = docs / f"{site['title']}.pdf", docs / "book.html"
     for line in pandoc_book(pandoc, reader, texts, docs, site, page, "-t", "html5", "--standalone"): print(line)
     shutil.copy(HERE / "book.css", docs / "book.css")
-    page.write_text(page.read_text(encoding="utf-8").replace(str(HERE / "book.css"), "book.css"), encoding="utf-8")
+    text = page.read_text(encoding="utf-8").replace(str(HERE / "book.css"), "book.css")
+    page.write_text(text.replace(' loading="lazy"', ""), encoding="utf-8")            # or what is never scrolled to is not printed
     done = subprocess.run([chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--print-to-pdf={out}", page.as_uri()], capture_output=True, text=True)
     page.unlink()
     (docs / "book.css").unlink()
