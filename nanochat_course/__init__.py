@@ -91,7 +91,7 @@ def _document_function(node, owner, names, lines):
     parameters, behind = _parameters(node, lines), _behind(node, lines)
     arguments = [*node.args.args, *node.args.kwonlyargs]
     if behind and arguments and not node.returns: parameters.setdefault(arguments[-1].arg, behind)
-    parameters = _from_elsewhere(arguments, parameters, node.name, owner, names)
+    if thing.__doc__: parameters = _from_elsewhere(arguments, parameters, node.name, owner, names)   # without, Python shows the overridden one's
     _add(thing, parameters, "" if behind in parameters.values() else behind)
     if node.name == "__init__": owner._explained = {**getattr(owner, "_explained", {}), **parameters}
     if inspect.isfunction(thing): thing._explained = parameters

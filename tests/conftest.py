@@ -24,7 +24,7 @@ def test_data():
 
 
 # Longest first, so that two workers end together.
-SLOW = ["test_pipeline", "test_zero2", "test_zero3", "test_site", "test_tasks", "test_speedrun", "test_runs", "test_nanogpt"]
+SLOW = ["test_pipeline", "test_site", "test_zero2", "test_install", "test_zero3", "test_nanogpt", "test_runs", "test_speedrun"]
 
 
 def pytest_addoption(parser):

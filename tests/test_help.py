@@ -48,7 +48,9 @@ def test_what_is_said_once_is_shown_wherever_it_holds():
     "A method that overrides another, and a stage whose parameter is its configuration."
     from nanochat_course import mid_train, tasks
     said = next(line for line in inspect.getdoc(tasks.Task.grade).splitlines() if line.strip().startswith("completion: "))
-    for task in (tasks.SumsTask, tasks.MemoryTask, tasks.TalkTask): assert said in inspect.getdoc(task.grade).splitlines(), task
+    for task in (tasks.SumsTask, tasks.MemoryTask, tasks.TalkTask):
+        doc = inspect.getdoc(task.grade)
+        assert said in doc.splitlines() and doc.startswith("Is the completion right?"), task
     assert "config: a MidTrainConfig, whose fields are explained there" in inspect.getdoc(mid_train.mid_train)
 
 

@@ -3,7 +3,7 @@ import json, os, re, shutil, socket, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 
-import pytest
+import forked, pytest
 from nanochat_course.common import read_log
 from nanochat_course.corpus import write_shard
 from nanochat_course.tokenizer import train_bpe
@@ -165,7 +165,8 @@ def machine(tmp_path):
 
 
 def start(command, **env):
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    popen = forked.Popen if command[0] == sys.executable else subprocess.Popen
+    return popen(command, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def end(agents):
