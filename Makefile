@@ -25,6 +25,7 @@ $(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 10) else "Python 3.10 or newer is needed, this is %d.%d: make PYTHON=python3.11 ..." % v)'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@for c in nbdev_docs nbdev_preview nbdev_readme; do cp tools/site/pre_render.py $(BIN)/$$c; chmod +x $(BIN)/$$c; done
 	@touch $(READY)
 
 speedrun: setup
@@ -46,7 +47,7 @@ site: setup
 	$(BIN)/python tools/site/build.py --serve --port $(PORT)
 
 docs: setup
-	$(BIN)/python tools/site/build.py
+	$(BIN)/python tools/site/build.py --epub
 
 readme: setup
 	$(BIN)/python tools/site/build.py --readme

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'GENERAL', 'ModelFlags', 'TrainingFlags', 'BaseTrainConfig', 'base_plan', 'optional_parts',
            'optimizer_settings', 'build_model', 'validation', 'core_judge', 'speak', 'sampler', 'growth', 'patience',
-           'prepare', 'pretrain', 'base_train', 'main']
+           'make_trainer', 'pretrain', 'base_train', 'main']
 
 # %% ../nbs/32_base_train.ipynb #a3978c02
 from dataclasses import asdict, dataclass, fields
@@ -215,17 +215,18 @@ def patience(
     "How long ranks wait for each other before they call one of them dead."
     return 60. if arriving(shards) else 10.
 
-def prepare(
+def make_trainer(
     config:BaseTrainConfig, # flags
     p:Plan,                 # from `base_plan`
-    rt:Runtime,             # device and rank
-)->tuple:                   # the model, the same compiled or not, the optimizer
-    "What is trained, and with what."
+    rt:Runtime,
+    minutes:float=10.,      # how long ranks wait for each other
+)->tuple:                   # the model, the same as it is trained (compiled or not), its optimizer
+    "What takes a training step, as the flags ask for it."
     model = build_model(GPTConfig(**p.model_config()), rt)
     if config.fp8: rt.print(f"fp8: {len(convert_to_fp8(model, rt))} layers")
     if rt.device.type == "cuda": rt.print(choose_attention(model, rt))
     groups = param_groups(model, **p.learning_rates(), **optimizer_settings(config))
-    optimizer = make_optimizer(groups, rt, patience(corpus_dir(config.corpus)))
+    optimizer = make_optimizer(groups, rt, minutes)
     return model, compile_model(model, rt, config.compile), optimizer
 
 def pretrain(
@@ -236,7 +237,7 @@ def pretrain(
 )->tuple:                   # the result of `train`, the model, the log
     "Model, optimizer and data through the loop."
     shards, report = corpus_dir(config.corpus), base_dir() / "report" / "base_train.jsonl"
-    model, compiled, optimizer = prepare(config, p, rt)
+    model, compiled, optimizer = make_trainer(config, p, rt, patience(shards))
     def batches(state):
         return DataLoader(tokenizer, shards, "train", p.device_batch_size, p.sequence_len, rt, state=state,
                           skip_corrupt=config.skip_corrupt)

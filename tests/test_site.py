@@ -1,14 +1,16 @@
 "The website: every page, link and image is there, for the mouse, the keyboard and a narrow screen."
-import html.parser, importlib.util, json, os, re, shutil, subprocess, sys
+import html.parser, importlib.util, json, os, re, shutil, subprocess, sys, sysconfig, zipfile
 from configparser import ConfigParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import yaml
+from PIL import Image
 
 import chromium
 import site_audit
+import test_install
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ConfigParser(delimiters=["="])
@@ -52,14 +54,15 @@ def pages(tmp_path_factory):
 
 
 MOVED = 'http-equiv="refresh"'
+MADE = {"api", "references"}
 OWN = {p.stem for p in (ROOT / "tools" / "site" / "pages").glob("*.md")}
 
 
 def test_a_page_for_every_notebook(pages):
     found = {Path(n).stem for n in pages[0]}
-    assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} | OWN | {"api"} == {n for n in found if not n.startswith("api_")}
+    assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} | OWN | MADE == {n for n in found if not n.startswith("api_")}
     for page in pages[0].values():                         # each is reached from everywhere, the page for lost ones excepted
-        assert {f"{stem}.html" for stem in OWN - {"404"} | {"api"}} <= set(page.links)
+        assert {f"{stem}.html" for stem in OWN - {"404"} | MADE} <= set(page.links)
 
 
 def test_chapters_are_found_without_their_numbers(pages):
@@ -72,14 +75,17 @@ def test_the_reference_has_every_public_name(pages):
     import importlib
     for path in (ROOT / "nanochat_course").rglob("*.py"):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        short, page = module.removeprefix("nanochat_course."), pages[0].get("api_" + module.removeprefix("nanochat_course.").replace(".", "_") + ".html")
+        short = module.removeprefix("nanochat_course.")
+        name = f"api_{short.replace('.', '_')}.html"
+        page = pages[0].get(name)
         names = getattr(importlib.import_module(module), "__all__", []) if page else []
         if path.name.startswith("_"): continue
         functions = [n for n in names if callable(getattr(sys.modules[module], n)) and getattr(getattr(sys.modules[module], n), "__module__", "") == module
                      and getattr(getattr(sys.modules[module], n), "__name__", "") == n]
         assert page or not functions, module
-        for name in functions:
-            assert name in page.ids and f"nanochat_course.{short}.{name}" in "".join(page.links), f"{module}.{name}"
+        if page: assert any(name in p.links for chapter, p in pages[0].items() if re.match(r"\d\d_", chapter)), f"no chapter leads to the reference of {module}"
+        for function in functions:
+            assert function in page.ids and f"nanochat_course.{short}.{function}" in "".join(page.links), f"{module}.{function}"
     signature = re.sub(r"<[^>]+>", "", pages[0]["api_tokenizer.html"].text)
     assert "vocab_size:int,                         # tokens in all: 256 bytes, merges, specials" in signature and "if isinstance(texts" not in signature
 
@@ -91,8 +97,11 @@ def test_files_for_machines(pages):
     assert f"Sitemap: {SITE}/sitemap.xml" in (folder / "robots.txt").read_text()
     llms = (folder / "llms.txt").read_text()
     for path in (ROOT / "nbs").glob("[0-9]*.ipynb"): assert f"({SITE}/{path.stem}.html): " in llms
-    for page in pages[0].values(): assert f'property="og:image" content="{SITE}/card.png"' in page.text
-    assert (folder / "card.png").stat().st_size > 10_000
+    cards = {name: re.search(r'property="og:image" content="(.*?)"', page.text)[1].removeprefix(SITE + "/") for name, page in pages[0].items()}
+    for name, card in cards.items():
+        assert card == (f"cards/{name[:-5]}.png" if re.match(r"\d\d_", name) else "card.png")
+        with Image.open(folder / card) as picture: assert picture.size == (1200, 630)
+    assert len({(folder / card).read_bytes() for card in cards.values()}) == len(set(cards.values()))      # no two alike
     assert "{{the nanochat" in (folder / "cite.html").read_text() and yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == CONFIG["DEFAULT"]["version"]
 
 
@@ -132,6 +141,7 @@ def test_every_public_name_has_a_place_of_its_own(pages):
 def test_markup_that_readers_should_not_see(pages):
     for name, page in pages[0].items():
         prose = re.sub(r"<(pre|code)\b.*?</\1>", "", page.text, flags=re.DOTALL)
+        assert not build.CONTROL.search(page.text), f"{name}: a control character"
         for leak in (":::", "](http", "[`", "#|", "?@fig"): assert leak not in prose, f"{name}: {leak}"
 
 
@@ -139,11 +149,123 @@ def test_folded_answers_are_rendered_and_closed(pages):
     text = "".join(p.text for p in pages[0].values())
     assert text.count("<details") == text.count("</details>") and not re.search(r'<details class="?(tip|note)"?[^>]* open', text)
     folded = re.findall(r'<details class="?(?:tip|note)"?>(.*?)</details>', text, flags=re.DOTALL)
-    assert len(folded) > 150
+    assert len(folded) > 150 and not re.search(r"<summary>\s*<[ou]l", text)
     assert not [f for f in folded if not re.match(r"\s*<summary>", f) or "\n```" in f or "**" in re.sub(r"<(pre|code|math)\b.*?</\1>", "", f, flags=re.DOTALL)]
     for name, page in pages[0].items():
         for cell in re.findall(r'<pre class="sourceCode python">.*?</pre>', page.text, flags=re.DOTALL):
             assert "&lt;details class=" not in cell, f"{name}: a cell shows the answer that it folds"
+
+
+def test_a_work_is_linked_where_it_is_named():
+    "By number, by title in italics, by author and year; not where two works fit, in code, or where it is linked already."
+    works = build.cite.Works(build.cite.read(build.find_pandoc()))
+    for words, linked in {
+            "arXiv 1706.03762, on": "[arXiv 1706.03762](references.md#vaswani2017), on",
+            "as (Shazeer 2019) and Chang and Bergen, 2022": "as ([Shazeer 2019](references.md#shazeer2019)) and [Chang and Bergen, 2022](references.md#chang2022)",
+            "Amsel and colleagues (2025) ask": "[Amsel and colleagues (2025)](references.md#amsel2025) ask",
+            "E. Young, 1974": "E. [Young, 1974](references.md#young1974)",
+            "Holtzman et al. 2019": "[Holtzman et al. 2019](references.md#holtzman2020)",                        # a year apart: the preprint
+            "Vaswani et al. 2017, *Attention*, arXiv 1706.03762": "Vaswani et al. 2017, *Attention*, [arXiv 1706.03762](references.md#vaswani2017)",
+            "K. Jordan 2024, *modded-nanogpt* (records)": "K. Jordan 2024, [*modded-nanogpt*](references.md#jordan2024) (records)",
+    }.items(): assert works.link(words) == linked
+    for same in ("Liu et al. 2025", "Chang and Miller, 2022", "arXiv 9999.99999", "`Shazeer 2019`", "[Shazeer 2019](x.md)", "# Shazeer 2019", "it moves *muon* on", "*modded-nanogpt*",
+                 "```\nShazeer 2019\n```", "in May 2021"):
+        assert works.link(same) == same
+
+
+def test_references(pages):
+    "Every work that a chapter names by its number is in the list, once, with its place elsewhere and a way back to the chapter."
+    page, bib = pages[0]["references.html"], build.cite.BIB.read_text()
+    keys = re.findall(r"^@\w+\{(\S+),", bib, flags=re.MULTILINE)
+    assert len(keys) == len(set(keys)) and set(keys) <= set(page.ids) and (pages[1] / "references.bib").read_text() == bib
+    known = set(re.findall(r"eprint += \{(.*?)\}", bib))
+    for path in (ROOT / "nbs").glob("*.ipynb"):
+        text = "".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown")
+        unknown = set(re.findall(r"arXiv:? ?(\d{4}\.\d{4,5})", text)) - known
+        assert not unknown, f"{path.name} names works that tools/site/references.bib lacks: {unknown}"
+    linked = [(name, link) for name, p in pages[0].items() for link in p.links if link.startswith("references.html#")]
+    assert len(linked) > 200 and {link.partition("#")[2] for _, link in linked} <= set(keys)
+    back = dict(re.findall(r'<div id="([\w-]+)" class="work">(.*?)</div>', page.text, flags=re.DOTALL))
+    for name, link in linked:
+        if name[:2].isdigit() and name != "95_glossary.html": assert f'href="{name}"' in back[link.partition("#")[2]], (name, link)
+    places = [link for link in page.links if link.startswith(("https://arxiv.org/abs/", "https://doi.org/"))]
+    assert len(places) > 0.8 * len(keys) and all(re.search(r'href="http', text) for key, text in back.items() if key != "gage1994")
+
+
+def test_a_chapter_says_where_it_can_be_run(pages, tmp_path):
+    "Colab gets a copy that fetches this commit; Binder an environment and the chapter; both name files that exist."
+    config, ref = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"], build.elsewhere.commit(ROOT)
+    name = config["repo-url"].removeprefix("https://github.com/")
+    for path in (ROOT / "nbs").glob("[0-9]*.ipynb"):
+        links = pages[0][f"{path.stem}.html"].links
+        assert f"https://colab.research.google.com/github/{name}/blob/notebooks/{path.name}" in links
+        assert any(link.startswith(f"https://mybinder.org/v2/gh/{name}/") and link.endswith(f"?labpath=nbs%2F{path.name}") for link in links)
+        copy, own = (json.loads(p.read_text()) for p in (pages[1] / "notebooks" / path.name, path))
+        added = [c for c in copy["cells"] if c not in own["cells"]]
+        assert len(added) == 1 and config["repo-url"] in "".join(added[0]["source"])
+        assert [c["id"] for c in copy["cells"] if c["cell_type"] == "code"][0] == added[0]["id"]
+    assert re.fullmatch(r"[0-9a-f]{40}|main", ref)
+    assert "publish_notebooks.sh" in (ROOT / ".github" / "workflows" / "site.yml").read_text()
+    subprocess.run(["git", "init", "-q", "--bare", tmp_path / "remote"], check=True)
+    for _ in range(2):                                     # the second time it replaces what is there
+        subprocess.run(["bash", pages[1].parent / "tools" / "site" / "publish_notebooks.sh", tmp_path / "remote", "abc"], check=True)
+    published = subprocess.run(["git", "-C", tmp_path / "remote", "log", "--format=%s", "--name-only", "notebooks"], capture_output=True, text=True, check=True).stdout.split()
+    assert published[:3] == ["Notebooks", "of", "abc"] and published[3:] == sorted(p.name for p in (ROOT / "nbs").glob("[0-9]*.ipynb"))
+    assert not (pages[1] / "notebooks" / ".git").exists()
+    lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
+    assert "." in lines and "-c ../constraints.txt" in lines and (ROOT / "binder" / ".." / "constraints.txt").exists()
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the repository")
+def test_the_first_cell_on_colab(tmp_path):
+    "A fresh environment without the course, whose first cell fetches a commit and installs it; git and pip are real, the network is this checkout."
+    python, site = tmp_path / "env" / "bin" / "python", tmp_path / "env" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    for dist in test_install.closure([*CONFIG["DEFAULT"]["requirements"].split(), "pip", "setuptools", "wheel"]): test_install.link(dist, site)
+    ref = build.elsewhere.commit(ROOT)
+    nb = build.elsewhere.with_setup(json.loads((ROOT / "nbs" / "10_tokenizer.ipynb").read_text()), SITE, ref)
+    cells = ["".join(c["source"]) for c in nb["cells"] if c["cell_type"] == "code"]
+    after = "import nanochat_course.tokenizer as t; print(t.__file__, os.getcwd(), os.path.exists('10_tokenizer.ipynb'))"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | dict(
+        GIT_CONFIG_COUNT="2", GIT_CONFIG_KEY_0=f"url.{ROOT}.insteadOf", GIT_CONFIG_VALUE_0=SITE, GIT_CONFIG_KEY_1="safe.directory", GIT_CONFIG_VALUE_1="*",
+        PIP_NO_INDEX="1", PIP_NO_BUILD_ISOLATION="0")                  # pip reads the last as: without isolation
+    done = subprocess.run([python, "-c", "\n".join([cells[0], after])], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    where, folder, there = done.stdout.splitlines()[-1].split()
+    assert Path(where).is_relative_to(tmp_path / "env") and Path(folder) == (tmp_path / "course" / "nbs").resolve() and there == "True"
+    assert subprocess.run(["git", "-C", tmp_path / "course", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() == ref
+    again = subprocess.run([python, "-c", cells[0]], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert again.returncode == 0 and not again.stdout, "where the course is installed, the cell does nothing"
+
+
+def test_the_book(tmp_path):
+    "Three chapters as an EPUB: every page is XML, every link inside leads somewhere, pictures and formulas are in it, scripts are not."
+    config = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]
+    works = build.cite.Works(build.cite.read(build.find_pandoc()))
+    paths = [ROOT / "nbs" / f"{stem}.ipynb" for stem in ("11_attention", "12_gpt", "92_sandbox")]
+    index = build.find_names(paths)
+    docs, build.DOCS = build.DOCS, tmp_path
+    try: texts = {p.stem: build.page_markdown(build.process(p, index, works, build.elsewhere.links(p.stem, config, "main")), p.stem) for p in paths}
+    finally: build.DOCS = docs
+    texts["references"] = build.cite.page(works, {})
+    told = build.book.write_epub(build.find_pandoc(), build.READER, texts, tmp_path, config)
+    path = tmp_path / "nanochat_course.epub"
+    assert told.startswith("nanochat_course.epub: 4 chapters") and not build.book.malformed(path)
+    with zipfile.ZipFile(path) as book: files = {name: book.read(name) for name in book.namelist()}
+    chapters = {name.removeprefix("EPUB/text/"): text.decode() for name, text in files.items() if re.fullmatch(r"EPUB/text/ch\d+\.xhtml", name)}
+    assert len(chapters) == 4
+    ids = {name: set(re.findall(r' id="([^"]+)"', text)) for name, text in chapters.items()}
+    for name, text in chapters.items():
+        assert "<script" not in text and "mybinder" not in text
+        for link in re.findall(r'<a href="([^"]+)"', text):
+            target, _, fragment = link.partition("#")
+            if not link.startswith("http"): assert fragment in ids[target or name], (name, link)
+        for image in re.findall(r'<img[^>]* src="([^"]+)"', text): assert f"EPUB/{image.removeprefix('../')}" in files
+    if chromium.find():
+        assert "nanochat_course.pdf: " in build.book.write_pdf(build.find_pandoc(), build.READER, {"references": texts["references"]}, tmp_path, config)
+        assert (tmp_path / "nanochat_course.pdf").read_bytes().startswith(b"%PDF") and not list(tmp_path.glob("book.*"))
+    whole = "".join(chapters.values())
+    assert "<math" in whole and whole.count("<img") > 10 and "on <a" in whole and '<a href="https://nanochat-course.github.io/nanochat_course/10_tokenizer.html' in whole
 
 
 def test_wrapped_lines_know_their_indentation(pages):
@@ -229,7 +351,7 @@ def test_what_quarto_is_given(tmp_path):
         assert done.returncode == 0, done.stderr
     given = {p.stem for p in (copy / "nbs").glob("*.ipynb")} | OWN
     made = {p.stem for p in (copy / "_docs").glob("*.html") if MOVED not in p.read_text()}
-    assert given | {"api"} == {n for n in made if not n.startswith("api_")} and "api_tokenizer" in made
+    assert given | MADE == {n for n in made if not n.startswith("api_")} and "api_tokenizer" in made
     assert {"play", "card.png", "llms.txt", "sitemap.xml", "tokenizer.html", "names.json"} <= {p.name for p in (copy / "_docs").iterdir()}
     assert "<td></td>" in (copy / "_docs" / "index.html").read_text()
     config = yaml.safe_load((copy / "_proc" / "_quarto.yml").read_text())
@@ -250,6 +372,8 @@ def test_quarto_by_habit_is_told_what_to_type():
     assert not Path(config["output-dir"]).is_absolute() and ".." not in config["output-dir"]
     done = subprocess.run([sys.executable, config["pre-render"]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0 and "make docs" in done.stderr and len(done.stderr.splitlines()) == 1
+    setup = re.search(r"^\$\(READY\):.*?\n\n", (ROOT / "Makefile").read_text(), flags=re.DOTALL | re.MULTILINE)[0]        # and so say nbdev's commands
+    assert all(f"nbdev_{name}" in setup for name in ("docs", "preview", "readme")) and f"cp {config['pre-render']}" in setup
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""Render the notebooks as a website: python tools/site/build.py [--serve] [--port 8000] [--pandoc]
+"""Render the notebooks as a website: python tools/site/build.py [--serve] [--port 8000] [--pandoc] [--epub] [--pdf]
 
 nbdev's processors drop hidden cells; names in backticks become links to the cell that defines them. The result goes to _proc/.
 Quarto renders that where it is installed. Elsewhere this file hands each page to pandoc as Markdown: glue, no renderer of its own.
-Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained. What stands beside the chapters: extras.py.
+Both read _quarto.yml and write _docs/. Stored outputs are shown; nothing is trained. What stands beside the chapters: extras.py,
+cite.py (the works that are named), elsewhere.py (Colab and Binder), book.py (EPUB and PDF).
 """
 import argparse, ast, base64, functools, html, http.server, importlib.util, json, os, re, shutil, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import extras
+import book, card, cite, elsewhere, extras
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE, NBS, PROC, DOCS = ROOT / "tools" / "site", ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
@@ -40,18 +41,25 @@ def exported(cell):
     return found[1] if found else None
 
 
-def find_names(paths):
-    "{name: {notebook: anchor}} of everything that the notebooks export."
-    index = {}
+def exported_cells(paths):
+    "{module: [(notebook, source)]} of all cells that are exported."
+    found = {}
     for path in paths:
         text = path.read_text(encoding="utf-8")
         own = re.search(r"#\| *default_exp +([\w.]+)", text)
         for cell in json.loads(text)["cells"]:
-            if (named := exported(cell)) is None: continue
-            module = named or own[1]
-            for name in defined("".join(cell["source"])):
+            if (named := exported(cell)) is not None: found.setdefault(named or own[1], []).append((path.stem, "".join(cell["source"])))
+    return found
+
+
+def find_names(paths):
+    "{name: {notebook: anchor}} of everything that the notebooks export."
+    index = {}
+    for module, cells in exported_cells(paths).items():
+        for notebook, source in cells:
+            for name in defined(source):
                 anchor = f"nanochat_course.{module}.{name}"
-                for called in (name, f"{module}.{name}", anchor): index.setdefault(called, {})[path.stem] = anchor
+                for called in (name, f"{module}.{name}", anchor): index.setdefault(called, {})[notebook] = anchor
     return index
 
 
@@ -73,8 +81,14 @@ def link_names(text, here, index):
     return "\n".join(lines)
 
 
-def process(path, index):
-    "One notebook through nbdev's processors; exported cells stay, marked with their module, and are reached by the names they define."
+def link_all(text, here, index, works=None):
+    "Links at names in backticks, and at the works that are named."
+    text = link_names(text, here, index)
+    return works.link(text) if works else text
+
+
+def process(path, index, works=None, top=""):
+    "One notebook through nbdev's processors; exported cells stay, marked with their module, and are reached by the names they define; `top`: Markdown under the title."
     from execnb.nbio import dict2nb, mk_cell
     from nbdev.process import NBProcessor
     from nbdev.processors import hide_, hide_line, populate_language, rm_header_dash, strip_ansi
@@ -82,7 +96,7 @@ def process(path, index):
     first = "".join(raw["cells"][0]["source"]) + "\n"
     head = re.match(r"# (.*)\n+(?:> (.*)\n*)?", first)
     front = yaml.safe_dump(dict(title=head[1], description=head[2] or ""), allow_unicode=True)
-    raw["cells"][:1] = [dict(cell_type="raw", metadata={}, source=f"---\n{front}---"), dict(cell_type="markdown", metadata={}, source=first[head.end():])]
+    raw["cells"][:1] = [dict(cell_type="raw", metadata={}, source=f"---\n{front}---"), dict(cell_type="markdown", metadata={}, source=f"{top}\n\n{first[head.end():]}")]
     nb = NBProcessor(nb=dict2nb(raw), procs=[populate_language, strip_ansi, hide_line, rm_header_dash, hide_])
     module = next((c.directives_["default_exp"][0] for c in nb.nb.cells if "default_exp" in c.directives_), "")
     exports = {id(c): defined(c.source) for c in nb.nb.cells if "export" in c.directives_}
@@ -92,7 +106,8 @@ def process(path, index):
     for c in nb.nb.cells:
         if not (c.get("source") or "").strip(): continue
         c.source = c.source.strip("\n")
-        if c.cell_type == "markdown": c.source = link_names(c.source, path.stem, index)
+        if c.cell_type == "markdown":
+            c.source = re.sub(r"<summary>(\d+)\. ", r"<summary>\1\. ", link_all(c.source, path.stem, index, works))     # a number, no list
         if id(c) in exports:
             c.source = f'#| classes: export\n#| module: nanochat_course.{modules[id(c)]}\n{c.source}'
             anchors = [f'<div id="nanochat_course.{modules[id(c)]}.{name}"></div>' for name in exports[id(c)]]
@@ -147,6 +162,9 @@ def output_markdown(o, opts, stem, images):
     return fence(data.get("text/plain", "").rstrip("\n"), ".output") if data.get("text/plain", "").strip() else ""
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")     # what untrained models write, and no page may contain
+
+
 def page_markdown(nb, stem):
     "A processed notebook as pandoc Markdown, with its title and description."
     meta, parts, images, figures = {}, [], [], {}
@@ -167,8 +185,7 @@ def page_markdown(nb, stem):
             parts.append(code + outputs)
     text = "\n\n".join(parts)
     refs = lambda m: f"[Figure {figures[m[1]]}](#{m[1]})" if m[1] in figures else m[0]
-    text = re.sub(r"(?<![\w#{])@(fig-[\w-]+)", refs, text)
-    return meta, to_html_links(text)
+    return meta, CONTROL.sub("\ufffd", re.sub(r"(?<![\w#{])@(fig-[\w-]+)", refs, text))
 
 
 def to_html_links(text):
@@ -219,15 +236,19 @@ def finish(page):
     return without_empty_headers(page)
 
 
-def with_pandoc(config, pages, notebooks, others):
+def find_pandoc():
     import pypandoc
-    pandoc = shutil.which("pandoc") or pypandoc.get_pandoc_path()
+    return shutil.which("pandoc") or pypandoc.get_pandoc_path()
+
+
+def with_pandoc(config, pages, notebooks, others):
+    pandoc = find_pandoc()
     shutil.rmtree(DOCS, ignore_errors=True)
     DOCS.mkdir()
     for name in ("style.css", "page.js", "search.js", "favicon.svg"): shutil.copy(HERE / name, DOCS / name)
     texts = {Path(p).stem: page_markdown(notebooks[p], Path(p).stem) for _, p in pages}
     order, site, beside = list(texts), config["website"], footer_pages(config)
-    texts |= {stem: (meta, to_html_links(text)) for stem, (meta, text) in others.items()}
+    texts = {stem: (meta, to_html_links(text)) for stem, (meta, text) in (texts | others).items()}
     titles = {stem: str(meta.get("title", stem)) for stem, (meta, _) in texts.items()}
     search = importlib.util.find_spec("pagefind") is not None
 
@@ -238,7 +259,7 @@ def with_pandoc(config, pages, notebooks, others):
         meta, text = texts[stem]
         i, out = order.index(stem) if stem in order else -2, DOCS / f"{stem}.html"
         variables = dict(sitetitle=site["title"], nav=nav_html(pages, titles, stem, beside), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
-                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=f"{site['site-url']}/card.png")
+                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=f"{site['site-url']}/{f'cards/{stem}' if stem in order and stem != 'index' else 'card'}.png")
         if search: variables["search"] = "yes"
         if stem[:2].isdigit(): variables["chapter"] = stem
         if stem.startswith("api"): variables["reference"] = "yes"
@@ -286,22 +307,21 @@ def front(nb):
 def title(nb): return front(nb)["title"]
 
 
-def exported_cells(paths):
-    "{module: [(notebook, source)]} of all cells that are exported."
+def cited(notebooks):
+    "{key of a work: [links to the chapters that name it]}; the glossary only repeats the chapters."
     found = {}
-    for path in paths:
-        text = path.read_text(encoding="utf-8")
-        own = re.search(r"#\| *default_exp +([\w.]+)", text)
-        for cell in json.loads(text)["cells"]:
-            if (named := exported(cell)) is not None: found.setdefault(named or own[1], []).append((path.stem, "".join(cell["source"])))
+    for page, nb in notebooks.items():
+        if page == "95_glossary.ipynb" or not page[:2].isdigit(): continue
+        keys = cite.named("\n".join(c.source for c in nb.cells if c.cell_type == "markdown"))
+        for key in dict.fromkeys(keys): found.setdefault(key, []).append(f"[{page[:2]} {title(nb)}]({page})")
     return found
 
 
-def beside_the_chapters(paths, notebooks, index):
-    "{name: (front matter, Markdown)} of the site's own pages and of the reference."
+def beside_the_chapters(paths, notebooks, index, works):
+    "{name: (front matter, Markdown)} of the site's own pages, of the reference and of the works that are named."
     titles = {Path(page).stem: (front(nb)["title"], front(nb)["description"]) for page, nb in notebooks.items()}
-    pages = {stem: (meta, link_names(text, stem, index) + extras.play_scripts(text)) for stem, (meta, text) in extras.own_pages().items()}
-    return pages | extras.reference(exported_cells(paths), titles)
+    pages = {stem: (meta, link_all(text, stem, index, works) + extras.play_scripts(text)) for stem, (meta, text) in extras.own_pages().items()}
+    return pages | extras.reference(exported_cells(paths), titles) | {"references": cite.page(works, cited(notebooks))}
 
 
 def write_beside(config, notebooks, others, index):
@@ -309,9 +329,19 @@ def write_beside(config, notebooks, others, index):
     about = lambda meta: (meta["title"], meta.get("description", ""))
     chapters = {Path(page).stem: about(front(nb)) for page, nb in notebooks.items()}
     extras.write_files(DOCS)
+    shutil.copy(cite.BIB, DOCS / cite.BIB.name)
+    card.write_cards(chapters, DOCS / "cards")
     extras.write_names(DOCS, index)
     extras.write_redirects(DOCS, {stem: name for stem, (name, _) in chapters.items()}, config["website"])
     extras.write_for_machines(DOCS, chapters, {stem: about(meta) for stem, (meta, _) in others.items()}, config["website"])
+
+
+def write_books(config, pages, notebooks, others, args):
+    "The course as one file; pictures are taken from the rendered site."
+    texts = {Path(page).stem: page_markdown(notebooks[page], Path(page).stem) for _, page in pages if page[:2].isdigit()}
+    texts |= {stem: others[stem] for stem in ("lineage", "faq", "references")}
+    for wanted, write in ((args.epub, book.write_epub), (args.pdf, book.write_pdf)):
+        if wanted: print(write(find_pandoc(), READER, texts, DOCS, config["website"]))
 
 
 def readme():
@@ -348,6 +378,8 @@ def main():
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--readme", action="store_true", help="only write README.md")
     parser.add_argument("--no-model", action="store_true", help="do not put a trained model beside the pages")
+    parser.add_argument("--epub", action="store_true", help="also the whole course as an EPUB")
+    parser.add_argument("--pdf", action="store_true", help="also the whole course as a PDF, where Chromium is installed")
     parser.add_argument("--pandoc", action="store_true", help="render with pandoc even where Quarto is installed")
     args = parser.parse_args()
     os.chdir(ROOT)
@@ -355,14 +387,18 @@ def main():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())
     pages = list(sidebar_pages(config))
     numbered = [NBS / page for _, page in pages if page[:2].isdigit()]
-    index = find_names(numbered)
-    notebooks = {page: process(NBS / page, index) for _, page in pages}
-    others = beside_the_chapters(numbered, notebooks, index)
+    index, works = find_names(numbered), cite.Works(cite.read(find_pandoc()))
+    ref, site, api = elsewhere.commit(), config["website"], extras.reference_pages(exported_cells(numbered))
+    tops = {path.name: elsewhere.links(path.stem, site, ref, api.get(path.stem, [])) for path in numbered}
+    notebooks = {page: process(NBS / page, index, works, tops.get(page, "")) for _, page in pages}
+    others = beside_the_chapters(numbered, notebooks, index, works)
     quarto = shutil.which("quarto") and not args.pandoc
     (with_quarto if quarto else with_pandoc)(config, pages, notebooks, others)
     write_beside(config, notebooks, others, index)
+    elsewhere.write_notebooks(numbered, DOCS, site, ref)
     if not quarto: print(extras.write_search(DOCS))          # Quarto has a search of its own
     if not args.no_model: print(model_line())
+    if args.epub or args.pdf: write_books(config, pages, notebooks, others, args)
     if args.serve:
         handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(DOCS))
         print(f"http://127.0.0.1:{args.port}/index.html (stop with Ctrl-C)", flush=True)

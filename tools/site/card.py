@@ -1,16 +1,49 @@
-"The picture that a link to the site shows: python tools/site/card.py writes tools/site/card.png."
+"""The pictures that a link to the site shows, 1200 x 630.
+
+    python tools/site/card.py       # tools/site/card.png, the site's own; the chapters' are made with the site, from its map
+"""
+import textwrap
 from pathlib import Path
 
 import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 HERE = Path(__file__).resolve().parent
+GROUND, FONTS = "#15181c", Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+MAP = (784, 130, 1176, 520)                                # where the attention map stands in the site's card
+
+
+def font(size, bold=False): return ImageFont.truetype(str(FONTS / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")), size)
+
+
+def chapter_card(base, number, title, description):
+    "A chapter's card: number, title and description, beside the map of the site's own."
+    card = Image.new("RGB", base.size, GROUND)
+    card.paste(base.crop(MAP), MAP[:2])
+    draw = ImageDraw.Draw(card)
+    draw.text((60, 60), f"nanochat_course · {number}", fill="#6db3ec", font=font(30))
+    y = 150
+    for size, bold, colour, width, words in ((58, True, "#ffffff", 19, title), (31, False, "#d9dee4", 38, description)):
+        for line in textwrap.wrap(words, width):
+            draw.text((60, y), line, fill=colour, font=font(size, bold))
+            y += int(size * 1.3)
+        y += 24
+    return card
+
+
+def write_cards(chapters, folder):
+    "One card for each chapter: {page: (title, description)}."
+    folder.mkdir(exist_ok=True)
+    base = Image.open(HERE / "card.png").convert("RGB")
+    for stem, (title, description) in chapters.items():
+        if stem[:2].isdigit(): chapter_card(base, stem[:2], title, description).quantize(64).save(folder / f"{stem}.png")
 
 
 def main():
-    figure = plt.figure(figsize=(12, 6.3), dpi=100, facecolor="#15181c")
+    figure = plt.figure(figsize=(12, 6.3), dpi=100, facecolor=GROUND)
     axes = figure.add_axes([0.62, 0.12, 0.33, 0.76])
     rng = np.random.default_rng(7)                         # a causal attention map
     weights = np.tril(np.exp(rng.normal(size=(12, 12)) * 1.3))

@@ -56,6 +56,17 @@ def definitions(source):
                     yield f"{node.name}.{n.name}", dedented, ast.get_docstring(n) or ""
 
 
+def page_of(module): return f"api_{module.replace('.', '_')}"
+
+
+def reference_pages(cells_of):
+    "{notebook: [(module, its page of the reference)]}, of the modules that define something public; a module belongs to its first cell's notebook."
+    found = {}
+    for module, cells in sorted(cells_of.items()):
+        if any(True for _, source in cells for _ in definitions(source)): found.setdefault(cells[0][0], []).append((module, page_of(module)))
+    return found
+
+
 def reference(cells_of, titles):
     """{name: (front matter, Markdown)}: a page for each module and one that lists them.
 
@@ -70,7 +81,7 @@ def reference(cells_of, titles):
                 level, place = "###" if "." in name else "##", f"{notebook}.ipynb#nanochat_course.{module}.{name}"
                 parts.append(f"{level} {name} {{#{name}}}\n\n{doc}\n\n```python\n{shown}\n```\n\n[Where it is defined and explained]({place})\n")
         if not parts: continue
-        page, (title, description) = f"api_{module.replace('.', '_')}", titles[stem]
+        page, (title, description) = page_of(module), titles[stem]
         top = f"From the chapter [{stem[:2]} {title}]({stem}.ipynb). Signatures and their comments stand here as in the notebook."
         pages[page] = (dict(title=f"nanochat_course.{module}", description=description), "\n\n".join([top, *parts]))
         shown = ", ".join(f"[`{n}`]({page}.md#{n})" for n in names if "." not in n)

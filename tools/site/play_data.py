@@ -1,6 +1,6 @@
 """What the interactive pictures read: weights of the laptop's model for the browser, and numbers that it really gave.
 
-    python tools/site/play_data.py          # tools/site/play/data/*.js, from the newest run in NANOCHAT_COURSE_DIR
+    python tools/site/play_data.py          # tools/site/play/data/*.js, from the run in NANOCHAT_COURSE_DIR
 
 The weights (5 MB for the laptop's model) are no part of the repository: tools/site/build.py writes them beside the pages where a run exists.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from nanochat_course.attention import rms_norm, rotary, rotary_tables
 from nanochat_course.checkpoint import checkpoint_dir, latest_step, load_model
 from nanochat_course.common import CourseError, runtime
 from nanochat_course.engine import Decoder
@@ -18,7 +19,6 @@ DATA = Path(__file__).resolve().parent / "play" / "data"
 STAGES = ("chatrl", "chatsft", "mid")                      # the best model that can chat comes first
 PROMPTS = ("Return the", "If the file does not", "The cat sat on the")
 SENTENCE = "The cat sat on the mat because the cat was tired."
-HEADS = ((2, 0), (1, 2), (0, 2), (2, 2))                   # (layer, head): one looks one token back, one a few, one at itself, one at the start
 
 
 def quantise(
@@ -104,9 +104,11 @@ def sampling_data(model, tokenizer, shown=60):
 
 
 @torch.no_grad()
-def attention_data(model, tokenizer):
-    "Queries and keys of some heads for one sentence, before positions and norm."
-    ids = tokenizer.encode(SENTENCE, prepend="<|bos|>")
+def queries_and_keys(
+    model,           # of the plain architecture
+    ids:list,        # one row of T tokens
+)->list:             # per layer (queries, keys), each (T, heads, D), before positions and norm
+    "What every head asks and offers."
     taken, D = {}, model.config.head_dim
     def remember(layer):
         def hook(module, args):
@@ -116,8 +118,47 @@ def attention_data(model, tokenizer):
     hooks = [block.attn.register_forward_pre_hook(remember(i)) for i, block in enumerate(model.transformer.h)]
     model(torch.tensor([ids]))
     for hook in hooks: hook.remove()
+    return [taken[i] for i in range(len(taken))]
+
+
+def looks(
+    q:torch.Tensor,  # (T, D) of one head
+    k:torch.Tensor,  # (T, D)
+    base:float,      # of the rotation
+)->torch.Tensor:     # (T, T) attention weights
+    "Where one head looks."
+    T, D = q.shape
+    tables = rotary_tables(T, D, base)
+    q, k = (rms_norm(rotary(x[None, :, None], *tables))[0, :, 0] for x in (q, k))
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    return (q @ k.T / D**.5).masked_fill(future, -torch.inf).softmax(-1)
+
+
+def chosen_heads(
+    layers:list,     # from `queries_and_keys`
+    base:float,      # of the rotation
+)->list:             # (layer, head), each another one
+    "The head that looks most at the token before, at the few before that, at the token itself, and at the start."
+    T = len(layers[0][0])
+    offset = (torch.arange(T)[:, None] - torch.arange(T)).float()
+    start = (torch.arange(T) == 0).float().expand(T, T)
+    kinds = [(offset == 1).float(), ((offset >= 2) & (offset <= 4)).float(), (offset == 0).float(), start]
+    weights = {(l, h): looks(q[:, h], k[:, h], base) for l, (q, k) in enumerate(layers) for h in range(q.shape[1])}
+    chosen = []
+    for kind in kinds:
+        share = {place: (w * kind)[5:].sum(1).mean().item() for place, w in weights.items() if place not in chosen}
+        chosen.append(max(share, key=share.get))
+    return chosen
+
+
+@torch.no_grad()
+def attention_data(model, tokenizer):
+    "Queries and keys of four heads for one sentence, before positions and norm."
+    if model.config.n_head != model.config.n_kv_head: raise CourseError("the picture of attention knows heads with keys of their own only")
+    ids = tokenizer.encode(SENTENCE, prepend="<|bos|>")
+    layers = queries_and_keys(model, ids)
     rows = lambda x: [[round(v, 3) for v in row] for row in x.tolist()]
-    heads = [dict(layer=l, head=h, q=rows(taken[l][0][:, h]), k=rows(taken[l][1][:, h])) for l, h in HEADS]
+    heads = [dict(layer=l, head=h, q=rows(layers[l][0][:, h]), k=rows(layers[l][1][:, h])) for l, h in chosen_heads(layers, model.config.rotary_base)]
     return dict(tokens=[tokenizer.decode([i]) for i in ids], heads=heads)
 
 
