@@ -55,9 +55,9 @@ def test_what_is_said_once_is_shown_wherever_it_holds():
 
 
 def test_one_line_bodies_and_several_names_on_a_line():
-    from nanochat_course import exercises, scaling
+    from nanochat_course import evaluation, exercises
     assert "name: shown, and kept in the learner's progress" in inspect.getdoc(exercises.exercise)
-    assert "total_batch_size, device_batch_size: batch, in tokens and in rows per rank" in inspect.getdoc(scaling.plan)
+    assert "model, tokenizer: as in `sample_text`" in inspect.getdoc(evaluation.sample_texts)
 
 
 def test_a_long_default_is_shown_by_its_name_and_is_still_itself():
