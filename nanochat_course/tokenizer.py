@@ -9,8 +9,8 @@ __all__ = ['SPLIT_PATTERN', 'GPT2_PATTERN', 'SPECIAL_TOKENS', 'FEW', 'LETTERS', 
            'tokenizer_digest', 'check_merges', 'saved_parts', 'check_lossless', 'gpt2_bytes', 'gpt2_parts', 'Tokenizer',
            'train_bpe']
 
-# %% ../nbs/10_tokenizer.ipynb #39e9f2f3
-import hashlib, heapq, html, json, multiprocessing as mp, os, re, threading
+# %% ../nbs/10_tokenizer.ipynb #d0909934
+import gc, hashlib, heapq, html, json, multiprocessing as mp, os, re, threading
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -118,7 +118,7 @@ def merge(self:WordTable,
     keep = (before >= 0) & (before != new)             # (new, new) has just been entered, from its left half
     self.add_pairs(left[keep], before[keep], lambda k: (k, new))
 
-# %% ../nbs/10_tokenizer.ipynb #3458bd0e
+# %% ../nbs/10_tokenizer.ipynb #3711d87d
 @patch
 def merge_few(self:WordTable,
     pair,        # (left token, right token)
@@ -144,15 +144,21 @@ def merge_few(self:WordTable,
         self.places[pair] = p
         heapq.heappush(self.heap, (-sum([weight[i] for i in p]), pair))
 
+# %% ../nbs/10_tokenizer.ipynb #c4b91b0b
 def learn_merges(
     words,           # word (a string) -> how often it occurs
     num_merges:int,  # how many tokens to add to the 256 bytes
 )->list:             # pairs of ids, in the order in which they were learned; shorter if the text has no more pairs
     "Byte pair encoding: merge the most frequent pair, again and again; among equals the pair with the smallest ids."
-    table, merges = WordTable(words), []
-    while len(merges) < num_merges and (found := table.pop()):
-        table.merge(*found, 256 + len(merges))
-        merges.append(found[0])
+    collecting, merges = gc.isenabled(), []
+    gc.disable()
+    try:
+        table = WordTable(words)
+        while len(merges) < num_merges and (found := table.pop()):
+            table.merge(*found, 256 + len(merges))
+            merges.append(found[0])
+    finally:
+        if collecting: gc.enable()
     return merges
 
 # %% ../nbs/10_tokenizer.ipynb #9cb8440f

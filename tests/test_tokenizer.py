@@ -1,5 +1,5 @@
 "The tokenizer against independent truth: a trainer that recounts everything, rustbpe, tiktoken, and any text hypothesis can think of."
-import json, os, random, re, signal, subprocess, sys, sysconfig, time
+import gc, json, os, random, re, signal, subprocess, sys, sysconfig, time
 from collections import Counter
 from pathlib import Path
 import psutil, pytest, regex, tiktoken, torch
@@ -57,6 +57,23 @@ def test_learn_merges_small(words, few): assert learn_merges(words, 50) == naive
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.text("abc", max_size=14), st.integers(1, 5), max_size=8))
 def test_learn_merges_property(few, words): assert learn_merges(words, 30) == naive_merges(words, 30)
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_no_garbage_is_collected_while_merges_are_learned(collecting):
+    "Its many lists have no cycles; afterwards the collector is what it was, whatever happened."
+    rounds, note = [], lambda phase, info: rounds.append(phase)
+    words = {f"w{i:x}": 1 + i % 7 for i in range(3000)}
+    (gc.enable if collecting else gc.disable)()
+    gc.callbacks.append(note)
+    try:
+        learn_merges(words, 300)
+        assert not rounds and gc.isenabled() == collecting
+        with pytest.raises(AttributeError): learn_merges({1: 2}, 3)
+        assert gc.isenabled() == collecting
+    finally:
+        gc.callbacks.remove(note)
+        gc.enable()
 
 
 def test_learn_merges_is_order_free(docs):
