@@ -104,7 +104,7 @@ def race(contender, data, minutes, trial, batches):
         base, began = Path(folder), time.time()
         contender.prepare(base, data)
         speed = statistics.median(contender.train(base, trial)[min(5, trial // 2):])
-        steps = max(10, round(60 * minutes * speed / batch))
+        steps = max(3, round(60 * minutes * speed / batch))
         speeds = contender.train(base, steps)
         bits = float(contender.judge(batches).strip().splitlines()[-1])
         after = speeds[min(5, len(speeds) // 2):]                                          # without starting and compiling

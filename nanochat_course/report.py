@@ -49,7 +49,7 @@ def comparable(
         return show(m[k]) + (f" (before: {show(earlier)})" if earlier is not None else "")
     return {k: value(k) for k, v in m.items() if not isinstance(v, dict) and not k.endswith((" 95%", " before"))}
 
-# %% ../nbs/93_report.ipynb #2033ad8e
+# %% ../nbs/93_report.ipynb #45e9efb6
 STAGES = dict(tok_train="Tokenizer", base_train="Pretraining", base_eval="Base evaluation", mid_train="Midtraining",
               chat_sft="SFT", chat_rl="RL", chat_eval_base="Chat evaluation, base",
               chat_eval_mid="Chat evaluation, mid", chat_eval_sft="Chat evaluation, SFT",
@@ -65,7 +65,8 @@ NAMES = {"train_bpb": "seen text, bits per byte", "val_bpb": "held-out text, bit
          "arc_challenge": "ARC, challenge · right", "mmlu": "MMLU · right",
          "humaneval": "HumanEval · passed", "spellingbee": "spelling bee · right",
          "simplespelling": "simple spelling · right", "persona": "who are you? · right",
-         "stories": "stories of two steps · right", "calculator": "calculator · right", "talk": "talks of several turns · right",
+         "stories": "stories of two steps · right", "calculator": "calculator · right",
+         "talk": "talks of several turns · right",
          "unknownfunctions": "functions nobody taught · says so", "ChatCORE": "ChatCORE",
          "chat mean": "mean of these tasks",
          "text val_bpb": "plain text after chat training, bits per byte"}

@@ -6,13 +6,14 @@
 __all__ = ['all_gather', 'reduce_scatter', 'deal', 'Bucket', 'MatrixBucket', 'RowBucket', 'SmallBucket', 'make_buckets',
            'DistMuonAdamW', 'make_optimizer']
 
-# %% ../nbs/60_zero2.ipynb #50a13bae
+# %% ../nbs/60_zero2.ipynb #f008b9da
 import math, time, weakref
 from datetime import timedelta
 import torch, torch.distributed as dist
 from fastcore.basics import patch
 from .common import CourseError, Runtime
-from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_, second_moment_shape
+from .optim import ADAMW, MUON, MuonAdamW, adamw_update_, evaluate_closure, muon_update_
+from .optim import second_moment_shape
 
 # %% ../nbs/60_zero2.ipynb #42f46cc1
 def deal(
@@ -585,7 +586,7 @@ def collect(self:DistMuonAdamW,
     if isinstance(b, SmallBucket): return {k: t.clone() for k, t in self.state[p].items()}
     return self.collect_rows(b, p) if isinstance(b, RowBucket) else self.collect_matrix(b, p)
 
-# %% ../nbs/60_zero2.ipynb #7ec8b0c3
+# %% ../nbs/60_zero2.ipynb #e1e66da2
 @patch
 def collect_rows(self:DistMuonAdamW,
     b:RowBucket,          # where the parameter is
@@ -615,16 +616,17 @@ def collect_matrix(self:DistMuonAdamW,
     for t in out.values(): dist.broadcast(t, owner)
     return out
 
-# %% ../nbs/60_zero2.ipynb #shard002
+# %% ../nbs/60_zero2.ipynb #b116c4a4
 @patch
-def state_shard(self:DistMuonAdamW)->dict: # "<parameter name>/<state key>", with "@<first row>" where it is some of the rows
+def state_shard(self:DistMuonAdamW)->dict: # "<parameter>/<state key>", with "@<first row>" where it is some of the rows
     "This rank's part of the state, as it lies here: the parts of all ranks are the whole, and nothing is sent."
     if not self.rt.distributed: return self.state_tensors()
     out = {}
     for n, p in self.named().items():
         b = self.bucket_of.get(id(p))
         if isinstance(b, MatrixBucket): mine = any(p is q for q in b.own)
-        else: mine = b.rows > 0 if isinstance(b, RowBucket) else self.rt.is_main       # small tensors are the same everywhere
+        elif isinstance(b, RowBucket): mine = b.rows > 0
+        else: mine = self.rt.is_main                                   # small tensors are the same everywhere
         for key, t in self.state.get(p, {}).items() if mine else ():
             rows = f"@{b.slice.start}" if isinstance(b, RowBucket) and key != "step" else ""
             out[f"{n}/{key}{rows}"] = t
@@ -654,7 +656,7 @@ def gradient_bytes(self:DistMuonAdamW)->int:
     tensors = [t for t in waiting + sums + under_way if t is not None and t.numel()]
     return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
 
-# %% ../nbs/60_zero2.ipynb #e89e6178
+# %% ../nbs/60_zero2.ipynb #d7b000b2
 def make_optimizer(
     groups:list,              # parameter groups
     rt:Runtime,               # one process or many
