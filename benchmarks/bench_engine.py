@@ -1,13 +1,15 @@
 """Tokens a second and time to the first token of the engine, of generation without a cache, of nanochat's engine and of transformers.
 
     python benchmarks/bench_engine.py [--nanochat FOLDER] [--transformers] [--threads N] [--tokens 128] [--rounds 5] [--out FILE.json]
+    python benchmarks/bench_engine.py --bits [--out FILE.json]     what eight bits per weight cost the base model trained last
 
 Random weights, depth 4, width 256, vocabulary 4,096, head size 128 as nanochat has it, prompt of 16 tokens; no token ends a row.
 Ours and transformers.generate have the same weights, exported by export.to_hf. Each variant has a process of its own; the figure is
 the fastest of the rounds, prefill included. The time to the first token is that of one token after a prompt of 256 tokens, in
-milliseconds, the fastest too. FOLDER is a checkout of nanochat; --variants and --dtypes take a part of it all.
+milliseconds, the fastest too. FOLDER is a checkout of nanochat; --variants and --dtypes take a part of it all. "int8" is ours with
+eight bits per weight.
 """
-import argparse, json, os, subprocess, sys, tempfile, time
+import argparse, datetime, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 
 SIZE = dict(sequence_len=512, vocab_size=4096, n_layer=4, n_head=2, n_kv_head=2, n_embd=256)
@@ -44,12 +46,43 @@ def our_model(dtype):
     return GPT(GPTConfig(**SIZE), getattr(torch, dtype)).init_weights().eval()
 
 
-def ours(dtype, naive):
+def eight_bits():
+    "Bytes of the weights, how far the logits move, and bits per byte of validation text, of the base model trained last."
+    import torch
+    from nanochat_course.checkpoint import checkpoint_dir, load_model
+    from nanochat_course.common import Runtime, corpus_dir, machine
+    from nanochat_course.dataloader import DataLoader
+    from nanochat_course.engine import ModelDecoder, int8_linear_of, linear_of
+    from nanochat_course.evaluation import evaluate_bpb
+    from nanochat_course.mid_train import find_tag
+    rt = Runtime(torch.device("cpu"), torch.float32)
+    model, tokenizer, _ = load_model(checkpoint_dir("base", find_tag("base", "")), rt)
+    T, weights = model.config.sequence_len, [p for p in model.parameters() if p.ndim == 2]
+    in_products = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m.in_features >= 32)
+    exact, rough = (ModelDecoder(model, torch.float32, linear).model for linear in (linear_of, int8_linear_of))
+    class Judged(torch.nn.Module):
+        "The loss from the logits, since the model's own goes past its products."
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+        def forward(self, x, y, loss_reduction="none"):
+            loss = torch.nn.functional.cross_entropy(self.net(x).flatten(0, 1), y.flatten(), ignore_index=-1, reduction="none")
+            return loss.view(y.shape)
+    def batches(): return DataLoader(tokenizer, corpus_dir("docstrings"), "val", 8, T, rt, epochs=1)
+    bpb = [evaluate_bpb(m, batches(), 8, tokenizer.token_bytes(), rt) for m in (Judged(exact), Judged(rough))]
+    x = next(iter(batches()))[0]
+    with torch.inference_mode(): moved = (exact(x) - rough(x)).abs()
+    about = dict(date=str(datetime.date.today()), machine=machine(), command="python benchmarks/bench_engine.py --bits")
+    return dict(about=about, parameters=sum(p.numel() for p in weights), in_products=in_products, tokens=8 * 8 * T, bpb_float32=bpb[0],
+                bpb_int8=bpb[1], logits_moved_mean=moved.mean().item(), logits_moved_most=moved.max().item())
+
+
+def ours(dtype, naive, int8=False):
     import torch
     from nanochat_course.engine import Engine, sample, uniforms
     from nanochat_course.tokenizer import SPECIAL_TOKENS, Tokenizer
     model = our_model(dtype)
-    engine = Engine(model, Tokenizer([], special_tokens=SPECIAL_TOKENS))
+    engine = Engine(model, Tokenizer([], special_tokens=SPECIAL_TOKENS), int8=int8)
 
     def with_engine(prompt, rows, top_k):
         return lambda n: sum(1 for _ in engine.generate(prompt, num_samples=rows, max_tokens=n, top_k=top_k, stop=()))
@@ -107,7 +140,7 @@ def worker(a):
     if a.threads: torch.set_num_threads(a.threads)
     if a.worker == "nanochat": make = nanochat(a.dtype, a.nanochat)
     elif a.worker == "transformers": make = transformers_generate(a.dtype)
-    else: make = ours(a.dtype, a.worker == "no cache")
+    else: make = ours(a.dtype, a.worker == "no cache", a.worker == "int8")
     slow = a.worker == "no cache"
     rounds, tokens = (2, min(a.tokens, 64)) if slow else (a.rounds, a.tokens)
     found = []
@@ -126,14 +159,19 @@ def main():
     p.add_argument("--threads", type=int, default=0, help="0: torch's default")
     p.add_argument("--tokens", type=int, default=128)
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--variants", nargs="+", help="of: 'no cache' ours nanochat transformers; all that are asked for by default")
+    p.add_argument("--bits", action="store_true", help="measure eight bits per weight, and nothing else")
+    p.add_argument("--variants", nargs="+", help="of: 'no cache' ours int8 nanochat transformers; all that are asked for by default")
     p.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     p.add_argument("--out", help="JSON file for the figures; figures of other variants and dtypes in it stay")
     p.add_argument("--worker", help=argparse.SUPPRESS)
     p.add_argument("--dtype", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.worker: return worker(a)
-    names = a.variants or ["no cache", "ours"] + ["nanochat"] * bool(a.nanochat) + ["transformers"] * a.transformers
+    if a.bits:
+        found = eight_bits()
+        if a.out: Path(a.out).write_text(json.dumps(found, indent=1) + "\n")
+        return print(json.dumps(found, indent=1))
+    names = a.variants or ["no cache", "ours", "int8"] + ["nanochat"] * bool(a.nanochat) + ["transformers"] * a.transformers
     results = json.loads(Path(a.out).read_text()) if a.out and Path(a.out).exists() else []
     for dtype in a.dtypes:
         for name in names:
@@ -150,13 +188,15 @@ def show(results):
     "The table, and what is ours divided by theirs."
     get = {(r["engine"], r["dtype"], r["rows"], r["top_k"]): r for r in results}
     for field, unit in (("tokens_per_second", "tokens a second"), ("first_token_ms", "milliseconds to the first token after 256")):
-        print(f"\n{unit}\n{'':10}{'rows':>5}{'top-k':>7}{'no cache':>10}{'ours':>10}{'nanochat':>10}{'transformers':>14}   against both")
+        print(f"\n{unit}\n{'':10}{'rows':>5}{'top-k':>7}{'no cache':>10}{'ours':>10}{'int8':>10}{'nanochat':>10}{'transformers':>14}"
+              "   ours against both")
         for dtype in ("float32", "bfloat16"):
             for rows, top_k in CASES:
-                v = [get.get((e, dtype, rows, top_k), {}).get(field) for e in ("no cache", "ours", "nanochat", "transformers")]
+                engines = ("no cache", "ours", "int8", "nanochat", "transformers")
+                v = [get.get((e, dtype, rows, top_k), {}).get(field) for e in engines]
                 if not any(v): continue
-                columns = "".join(f"{x:>{w},.1f}" if x else f"{'-':>{w}}" for x, w in zip(v, (10, 10, 10, 14)))
-                better = [x and v[1] and (v[1] / x if field == "tokens_per_second" else x / v[1]) for x in v[2:]]
+                columns = "".join(f"{x:>{w},.1f}" if x else f"{'-':>{w}}" for x, w in zip(v, (10, 10, 10, 10, 14)))
+                better = [x and v[1] and (v[1] / x if field == "tokens_per_second" else x / v[1]) for x in v[3:]]
                 print(f"{dtype:10}{rows:>5}{top_k or 'all':>7}{columns}   " + "  ".join(f"{x:.2f}x" if x else "-" for x in better))
 
 

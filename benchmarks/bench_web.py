@@ -2,8 +2,10 @@
 
     python benchmarks/bench_web.py                          throughput with the best chat model under NANOCHAT_COURSE_DIR
     python benchmarks/bench_web.py --soak 5 --clients 64    five minutes of 64 streaming clients; counts errors, watches memory
+    python benchmarks/bench_web.py --soak 5 --resume        goes on where a soak was stopped, until five minutes are full
 
-Both write their part of benchmarks/results/web.json; without a chat model an untrained one of the laptop's size is made in a temporary folder.
+Both write their part of benchmarks/results/web.json, the soak every ten seconds. Without a chat model an untrained one of the laptop's
+size is made in a temporary folder. A soak that is resumed has a new server: growth of memory is looked for in each server by itself.
 """
 import argparse, asyncio, datetime, json, os, random, re, statistics, subprocess, sys, tempfile, time, urllib.request
 from pathlib import Path
@@ -78,35 +80,56 @@ def throughput(port, counts, seconds):
     return [asyncio.run(run(n)) for n in counts]
 
 
-def soak(process, port, clients, minutes):
-    "Streaming clients for minutes: a quarter leaves in mid-answer, a quarter reads slowly."
-    server, counts, memory = psutil.Process(process.pid), dict(answers=0, left=0, busy=0, errors=0, tokens=0), []
+async def patient(i, port, until, counts):
+    "Client i asks again and again: a quarter of them leave in mid-answer, a quarter read slowly."
+    rng, leaves, slow = random.Random(i), i % 4 == 1, i % 4 == 2
+    while time.perf_counter() < until:
+        body = dict(messages=[dict(role="user", content=rng.choice(QUESTIONS) + " " * rng.randrange(3))],
+                    temperature=rng.choice([0, .7, 1.5]), max_tokens=rng.randrange(10, 150))
+        try: r = await stream(port, body, rng.randrange(1, 12) if leaves else None, .05 if slow else 0.)
+        except OSError: r = dict(status=0, tokens=0, done=False)
+        counts["tokens"] += r["tokens"]
+        counts[kind(r, leaves)] += 1
+        if r["status"] == 429: await asyncio.sleep(.5)
 
-    async def client(i, until):
-        rng = random.Random(i)
-        while time.perf_counter() < until:
-            body = dict(messages=[dict(role="user", content=rng.choice(QUESTIONS) + " " * rng.randrange(3))], temperature=rng.choice([0, .7, 1.5]), max_tokens=rng.randrange(10, 150))
-            try: r = await stream(port, body, rng.randrange(1, 12) if i % 4 == 1 else None, .05 if i % 4 == 2 else 0.)
-            except OSError: r = dict(status=0, tokens=0, done=False)
-            counts["tokens"] += r["tokens"]
-            leaver = i % 4 == 1 and not r["done"] and r["tokens"]
-            counts["left" if leaver else "busy" if r["status"] == 429 else "answers" if r["done"] and not r.get("error") else "errors"] += 1
-            if r["status"] == 429: await asyncio.sleep(.5)
 
-    async def watch(until):
-        while time.perf_counter() < until:
-            memory.append(server.memory_info().rss / 2**20)
-            await asyncio.sleep(5)
+def kind(r, leaves):
+    "What became of a request."
+    if leaves and not r["done"] and r["tokens"]: return "left"
+    if r["status"] == 429: return "busy"
+    return "answers" if r["done"] and not r.get("error") else "errors"
 
-    async def run():
-        until = time.perf_counter() + 60 * minutes
-        await asyncio.gather(watch(until), *(client(i, until) for i in range(clients)))
+
+def growth(memory):
+    "MiB by which a server has grown: the last third of its life against the first, its first ten seconds left out."
+    rss = [m for second, m in memory if second >= 10]
+    third = len(rss) // 3
+    return statistics.mean(rss[-third:]) - statistics.mean(rss[:third]) if third else None
+
+
+def soak(process, port, clients, minutes, before, save):
+    "Streaming clients for minutes; `before` is what earlier runs left, `save` stores what there is so far."
+    server, begin = psutil.Process(process.pid), time.perf_counter()
+    until, servers = begin + 60 * (minutes - before.get("minutes", 0)), before.get("servers", [])
+    counts = {name: before.get(name, 0) for name in ("answers", "left", "busy", "errors", "tokens")}
+    memory = []                                                                # (second, MiB)
+
+    def so_far():
+        seconds = time.perf_counter() - begin
+        this = dict(seconds=round(seconds, 1), memory_mib=memory, growth_mib=growth(memory))
+        return dict(counts, clients=clients, minutes=round(before.get("minutes", 0) + seconds / 60, 3), servers=servers + [this])
+
+    async def watch():
+        while (now := time.perf_counter()) < until:
+            memory.append((round(now - begin, 1), round(server.memory_info().rss / 2**20, 1)))
+            if len(memory) % 5 == 0: save(so_far())
+            await asyncio.sleep(2)
+
+    async def run(): await asyncio.gather(watch(), *(patient(i, port, until, counts) for i in range(clients)))
     asyncio.run(run())
     time.sleep(2)
     health = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/health"))
-    third = len(memory) // 3
-    return dict(counts, clients=clients, minutes=minutes, memory_first_third_mib=statistics.mean(memory[third // 2:third + 1]), memory_last_third_mib=statistics.mean(memory[-third - 1:]),
-                memory_mib=[round(m, 1) for m in memory], running_afterwards=health["running"], waiting_afterwards=health["waiting"])
+    return dict(so_far(), running_afterwards=health["running"], waiting_afterwards=health["waiting"])
 
 
 def transcript(port):
@@ -127,20 +150,31 @@ def main():
     parser.add_argument("--soak", type=float, default=0, help="minutes")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=12, help="per number of clients")
+    parser.add_argument("--resume", action="store_true", help="go on with a soak that was stopped")
     a = parser.parse_args()
     try: find_model()
     except CourseError: untrained()
     p, port, model = start("--slots", "16", "--queue", "64")
+    about = dict(date=str(datetime.date.today()), machine=machine(), load=os.getloadavg()[0],
+                 command="python benchmarks/bench_web.py " + " ".join(sys.argv[1:]),
+                 model=dict(name=model["id"], stage=model["stage"], parameters=model["parameters"]))
+    old = read_json(RESULT) if RESULT.exists() else {}
+    def store(**parts):
+        old.update({name: dict(about=about, result=part) for name, part in parts.items()})
+        write_json(RESULT, old)
     try:
-        new = dict(soak=soak(p, port, a.clients, a.soak)) if a.soak else dict(throughput=throughput(port, (1, 4, 16), a.seconds), answers=transcript(port))
+        if a.soak:
+            before = old.get("soak", {}).get("result", {}) if a.resume else {}
+            found = soak(p, port, a.clients, a.soak, before, lambda part: store(soak=part))
+            print(json.dumps(dict(found, servers=[s["growth_mib"] for s in found["servers"]]), indent=1))
+            store(soak=found)
+        else:
+            found = dict(throughput=throughput(port, (1, 4, 16), a.seconds), answers=transcript(port))
+            print(json.dumps(found["throughput"], indent=1))
+            store(**found)
     finally:
         p.terminate()
         p.wait()
-    for part in new.values(): print(json.dumps({k: v for k, v in part.items() if k != "memory_mib"} if isinstance(part, dict) else part[:3], indent=1))
-    old = read_json(RESULT) if RESULT.exists() else {}
-    about = dict(date=str(datetime.date.today()), machine=machine(), load=os.getloadavg()[0], command="python benchmarks/bench_web.py " + " ".join(sys.argv[1:]),
-                 model=dict(name=model["id"], stage=model["stage"], parameters=model["parameters"]))
-    write_json(RESULT, dict(old, **{name: dict(about=about, result=part) for name, part in new.items()}))
 
 
 if __name__ == "__main__": main()

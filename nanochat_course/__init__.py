@@ -67,6 +67,20 @@ def _name_long_defaults(function, node, names):
     function.__signature__ = signature.replace(parameters=parameters.values())
 
 
+def _from_elsewhere(arguments, parameters, method, owner, names):
+    "What a signature leaves out is said by the method that it overrides, or by the fields of the parameter's class."
+    explained = {name for group in parameters for name in group.split(", ")}
+    bases = owner.__mro__[1:] if isinstance(owner, type) and method != "__init__" else ()
+    overridden = [getattr(vars(base).get(method), "_explained", {}) for base in bases]
+    for argument in arguments:
+        if argument.arg in explained: continue
+        kind = names.get(getattr(argument.annotation, "id", None))
+        said = [found[argument.arg] for found in overridden if argument.arg in found]
+        if hasattr(kind, "__dataclass_fields__") and getattr(kind, "_explained", None): said.append(f"a {kind.__name__}, whose fields are explained there")
+        if said: parameters = {**parameters, argument.arg: said[0]}
+    return parameters
+
+
 def _document_function(node, owner, names, lines):
     "Explain a function of a module, or a method; one that is added by @patch belongs to the class of its first parameter."
     if any(isinstance(d, ast.Name) and d.id == "patch" for d in node.decorator_list):
@@ -77,8 +91,10 @@ def _document_function(node, owner, names, lines):
     parameters, behind = _parameters(node, lines), _behind(node, lines)
     arguments = [*node.args.args, *node.args.kwonlyargs]
     if behind and arguments and not node.returns: parameters.setdefault(arguments[-1].arg, behind)
+    parameters = _from_elsewhere(arguments, parameters, node.name, owner, names)
     _add(thing, parameters, "" if behind in parameters.values() else behind)
     if node.name == "__init__": owner._explained = {**getattr(owner, "_explained", {}), **parameters}
+    if inspect.isfunction(thing): thing._explained = parameters
     if callable(thing): _name_long_defaults(thing, node, names)
 
 

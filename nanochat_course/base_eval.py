@@ -14,12 +14,14 @@ import torch
 from .checkpoint import checkpoint_dir, load_model
 from .common import CourseError, Runtime, base_dir, corpus_dir, run_main, runtime, save_result
 from .dataloader import DataLoader
-from .evaluation import builtin_bundle, evaluate_bpb, evaluate_core, get_bundle, reference_lines, sample_texts
+from .evaluation import builtin_bundle, evaluate_bpb, evaluate_core, get_bundle
+from .evaluation import reference_lines, sample_texts
 from .mid_train import find_tag
 from .tokenizer import Tokenizer
 
 # %% ../nbs/33_base_eval.ipynb #be0eb9b0
-PROMPTS = ("The cat sat on the", "Return the number of", "This function returns", "The capital of France is", "If x is negative, then")
+PROMPTS = ("The cat sat on the", "Return the number of", "This function returns",
+           "The capital of France is", "If x is negative, then")
 
 @dataclass(frozen=True)
 class BaseEvalConfig:
@@ -30,8 +32,8 @@ class BaseEvalConfig:
     corpus:str="docstrings"        # a folder under data/, or a path to a folder of shards
     device_batch_size:int=-1       # rows per forward pass; -1: 8 on a CPU, 32 on a GPU
     split_tokens:int=-1            # tokens of each split for bits per byte; -1: 131,072 on a CPU, 20,971,520 on a GPU
-    core_bundle:str=""             # nanochat's eval_bundle, folder or zip; empty: eval_bundle under the base directory, if it is there
-    require_core:bool=False        # CORE or nothing: get the bundle if it is not there, never use the small tasks made by code
+    core_bundle:str=""             # nanochat's eval_bundle, folder or zip; empty: the one under the base directory
+    require_core:bool=False        # get the bundle if it is not there, and never use the small tasks made by code
     gpt2:str=""                    # folder of a GPT-2 by `transformers`: judge that on CORE, and nothing else
     max_per_task:int=-1            # items per CORE task, examples among them; -1: 100 on a CPU, all on a GPU
     max_tokens:int=32              # length of a sample
@@ -40,8 +42,11 @@ class BaseEvalConfig:
 
 # %% ../nbs/33_base_eval.ipynb #d72809af
 class Recorder:
-    "Hand batches through and remember the tokens that are predicted, so that a compressor can be judged on the same bytes."
-    def __init__(self, batches, limit:int): self.batches, self.limit, self.ids = batches, limit, []
+    "Hand batches through and remember the tokens that are predicted: a compressor is judged on the same bytes."
+    def __init__(self,
+        batches,    # (inputs, targets, …)
+        limit:int,  # tokens to remember on this rank, or a few more
+    ): self.batches, self.limit, self.ids = batches, limit, []
     def __iter__(self):
         for x, y, *rest in self.batches:
             if len(self.ids) < self.limit: self.ids += y[y >= 0].tolist()
@@ -52,11 +57,12 @@ def split_bpb(
     config:BaseEvalConfig,
     rt:Runtime,
     split:str,             # "train" or "val"
-)->tuple:                  # bits per byte over all ranks, and the tokens of this rank (at most 2**20) that it was measured on
+)->tuple:                  # bits per byte over all ranks, and the tokens of this rank that it was measured on (2**20)
     "Bits per byte of one split."
     small, T = rt.device.type == "cpu", model.config.sequence_len
-    rows = config.device_batch_size if config.device_batch_size > 0 else 8 if small else 32
-    tokens = config.split_tokens if config.split_tokens > 0 else 2**17 if small else 20_971_520
+    rows, tokens = (8, 2**17) if small else (32, 20_971_520)
+    if config.device_batch_size > 0: rows = config.device_batch_size
+    if config.split_tokens > 0: tokens = config.split_tokens
     loader = DataLoader(tokenizer, corpus_dir(config.corpus), split, rows, T, rt, epochs=1)
     seen = Recorder(loader, 2**20)
     bpb = evaluate_bpb(model, seen, max(1, tokens // (rows * T * rt.world_size)), tokenizer.token_bytes(), rt)
@@ -100,8 +106,9 @@ def judge_core(
     with tempfile.TemporaryDirectory() as scratch:
         result = evaluate_core(model, tokenizer, official or builtin_bundle(scratch), items, rt)
     score = result["core_metric"]
-    rt.print(f"{'CORE' if official else 'built-in tasks (not the official CORE)'}: {score:.4f} | {_numbers(result['accuracy'], 3)}")
-    return {"core" if official else "mini_core": score}, result
+    name, said = ("core", "CORE") if official else ("mini_core", "built-in tasks (not the official CORE)")
+    rt.print(f"{said}: {score:.4f} | {_numbers(result['accuracy'], 3)}")
+    return {name: score}, result
 
 def judge_samples(
     model, tokenizer,      # who is judged
@@ -113,21 +120,25 @@ def judge_samples(
     for s in samples: rt.print(f"[{s['temperature']}] {s['text']!r}")
     return samples
 
+# %% ../nbs/33_base_eval.ipynb #5455b712
 def base_eval(
     config:BaseEvalConfig,
 )->dict:                   # metrics
     "Judge a base model: bits per byte beside reference lines, CORE, samples."
     if config.gpt2: return judge_gpt2(config)
-    start, wanted = time.time(), [w for w in config.eval.split(",") if w]
-    if bad := set(wanted) - {"bpb", "core", "sample"}: raise CourseError(f"cannot evaluate {', '.join(sorted(bad))}: use bpb, core, sample")
+    start, wanted = time.time(), {w for w in config.eval.split(",") if w}
+    if bad := wanted - {"bpb", "core", "sample"}:
+        raise CourseError(f"cannot evaluate {', '.join(sorted(bad))}: use bpb, core, sample")
     with runtime(config.device, config.dtype) as rt:
         tag = find_tag("base", config.model_tag)
         model, tokenizer, meta = load_model(checkpoint_dir("base", tag), rt, None if config.step < 0 else config.step)
         metrics, samples, tables = dict(model_tag=tag, step=meta.get("step")), [], {}
-        for name, table, judge in (("bpb", "reference", judge_bpb), ("core", "core", judge_core)):
-            if name in wanted:
-                found, tables[table] = judge(model, tokenizer, config, rt)
-                metrics |= found
+        if "bpb" in wanted:
+            found, tables["reference"] = judge_bpb(model, tokenizer, config, rt)
+            metrics |= found
+        if "core" in wanted:
+            found, tables["core"] = judge_core(model, tokenizer, config, rt)
+            metrics |= found
         if "sample" in wanted: samples = judge_samples(model, tokenizer, config, rt)
         rt.barrier()
         save_result("base_eval", config, rt, time.time() - start, metrics=metrics, samples=samples, tables=tables)
@@ -141,11 +152,13 @@ class GPT2:
         rt:Runtime,  # its device; the weights stay in float32, as published
     ):
         try: from transformers import GPT2LMHeadModel
-        except ImportError: raise CourseError("--gpt2 needs the package transformers: pip install transformers") from None
+        except ImportError:
+            raise CourseError("--gpt2 needs the package transformers: pip install transformers") from None
         if not (Path(folder) / "model.safetensors").exists():
-            raise CourseError(f"{folder} holds no model.safetensors: give the folder of a GPT-2 that transformers has saved")
-        self.model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-        self.model.to(rt.device).eval()
+            raise CourseError(f"{folder} holds no model.safetensors: "
+                              "give the folder of a GPT-2 that transformers has saved")
+        settings = dict(local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        self.model = GPT2LMHeadModel.from_pretrained(folder, **settings).to(rt.device).eval()
         self.max_seq_len = self.model.config.n_positions      # it has learned a vector for each position, and no more
 
     def __call__(self,

@@ -239,7 +239,7 @@ def questions(
     def ask(task): return task[random.randrange(len(task))]["messages"][0]["content"]
     return [min((ask(task) for _ in range(5)), key=len) for task in random.sample(tasks, min(number, len(tasks)))]
 
-# %% ../nbs/50_chat_cli.ipynb #d74aeb14
+# %% ../nbs/50_chat_cli.ipynb #36284f4e
 def also(
     kind:type,       # of the setting
     short:str,       # "-t"
@@ -259,6 +259,7 @@ class ChatConfig:
     max_tokens:int=256         # per answer
     system:str=""              # system message
     seed:int=-1                # -1: another answer each time
+    int8:bool=False            # keep the matrices in eight bits per weight, a quarter of float32
     device:str=""              # cpu, cuda, mps; empty: the best there is
     dtype:str=""               # float32, bfloat16; empty: what the machine is good at
 
@@ -329,7 +330,7 @@ def converse(
         except EOFError: return
         if text and not respond(chat, text): return
 
-# %% ../nbs/50_chat_cli.ipynb #80bd32ab
+# %% ../nbs/50_chat_cli.ipynb #ad389a7b
 def check(
     config:ChatConfig, # from the command line
 ):
@@ -359,8 +360,9 @@ def chat(
     stage, folder = find_model(config.source, config.model_tag)
     with runtime(config.device, config.dtype) as rt:
         model, tokenizer, meta = load_model(folder, rt, None if config.step < 0 else config.step)
-        talk = Chat(Engine(model, tokenizer), tokenizer, model.config.sequence_len, config.temperature, config.top_k,
-                    config.max_tokens, config.system, None if config.seed < 0 else config.seed)
+        engine, seed = Engine(model, tokenizer, int8=config.int8), None if config.seed < 0 else config.seed
+        talk = Chat(engine, tokenizer, model.config.sequence_len, config.temperature, config.top_k,
+                    config.max_tokens, config.system, seed)
         question = "\n\n".join(t for t in (config.prompt, sys.stdin.read().strip() if piped() else "") if t)
         if question: answer_once(talk, question)
         elif config.prompt or not sys.stdin.isatty():

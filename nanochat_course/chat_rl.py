@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ALGORITHMS', 'STYLE', 'group_advantages', 'clipped_objective', 'kl_estimate', 'Algorithm', 'policy_gradient_loss',
-           'Rollout', 'roll_out', 'token_html', 'rollouts_html', 'width', 'logprob_batch', 'rollout_batch', 'pass_at_k',
-           'evaluate_pass', 'RolloutLoader', 'token_logprobs', 'ChatRLConfig', 'rl_tasks', 'rl_optimizer',
-           'log_rollouts', 'rl_algorithm', 'rollout_loader', 'rl_steps', 'learn_from_reward', 'chat_rl', 'main']
+           'Rollout', 'judged', 'roll_out', 'token_html', 'rollouts_html', 'width', 'logprob_batch', 'rollout_batch',
+           'pass_at_k', 'evaluate_pass', 'RolloutLoader', 'token_logprobs', 'ChatRLConfig', 'rl_tasks', 'rl_optimizer',
+           'log_rollouts', 'rl_algorithm', 'rollout_loader', 'rl_steps', 'rl_meta', 'held_out_pass',
+           'learn_from_reward', 'chat_rl', 'main']
 
 # %% ../nbs/45_chat_rl.ipynb #887e4f07
 import copy, html, math, time
@@ -65,7 +66,7 @@ def kl_estimate(
     if kind == "k3": return log_r.exp() - 1 - log_r
     raise CourseError(f"unknown estimate {kind!r} of the KL divergence: use k1, k2 or k3")
 
-# %% ../nbs/45_chat_rl.ipynb #4dc40e9a
+# %% ../nbs/45_chat_rl.ipynb #a713817b
 @dataclass(frozen=True)
 class Algorithm:
     "One member of the family of policy gradients."
@@ -74,7 +75,7 @@ class Algorithm:
     clip:tuple=None        # limits of the ratio below and above 1; None: no ratio
     kl:float=0.            # weight of the penalty for leaving the model that RL began with
     kl_kind:str="k3"       # its estimate, k2 or k3
-    dynamic:bool=False     # learn only from groups with both right and wrong answers, and ask on until there are enough
+    dynamic:bool=False     # learn from groups with right and wrong answers only, and ask on until there are enough
     updates:int=1          # optimizer steps on the same answers
 
 ALGORITHMS = dict(
@@ -107,7 +108,7 @@ def policy_gradient_loss(
         objective = objective - algorithm.kl * penalty * more.get("scale", torch.ones_like(advantages[:, 0]))[:, None]
     return -objective.sum() / (targets >= 0).sum().clamp(min=1)
 
-# %% ../nbs/45_chat_rl.ipynb #2d982ed8
+# %% ../nbs/45_chat_rl.ipynb #8647f0a8
 @dataclass
 class Rollout:
     "One answer of the model, and how it was judged."
@@ -118,6 +119,17 @@ class Rollout:
     reward:float       # from the task's grader
     advantage:float=0. # how much better than its group
     logprobs:list=field(default_factory=list) # per token: log-probability when it was sampled; 0: not chosen
+
+def judged(
+    task:Task,            # grades
+    conversation:dict,    # what was asked, with the right answer
+    answer,               # the engine's
+)->Rollout:               # whose advantage is not known yet
+    "An answer with its reward."
+    before, question = [0] * len(answer.prompt), conversation["messages"][-2]["content"]
+    reward = float(task.grade(conversation, answer.parts))
+    return Rollout(question, answer.text, answer.prompt + answer.tokens, before + answer.mask, reward,
+                   logprobs=before + answer.logprobs)
 
 def roll_out(
     engine:Engine,        # of the model being trained
@@ -133,20 +145,18 @@ def roll_out(
     "Let the model answer, and grade the answers."
     conversations = [task[i] for i in items]
     prompts = [engine.tokenizer.render_for_completion(c) for c in conversations]
-    answers = engine.generate_batch(prompts, num_samples, max_tokens, temperature, top_k, seed=seed)
-    def judge(question, a):
-        before = [0] * len(a.prompt)
-        words, reward = question["messages"][-2]["content"], float(task.grade(question, a.parts))
-        return Rollout(words, a.text, a.prompt + a.tokens, before + a.mask, reward, logprobs=before + a.logprobs)
-    groups = [[judge(c, a) for a in answers[j*num_samples:(j+1)*num_samples]] for j, c in enumerate(conversations)]
+    answers = iter(engine.generate_batch(prompts, num_samples, max_tokens, temperature, top_k, seed=seed))
+    groups = [[judged(task, c, next(answers)) for _ in range(num_samples)] for c in conversations]
     rewards = torch.tensor([[r.reward for r in g] for g in groups])
     for group, row in zip(groups, group_advantages(rewards, advantage)):
         for r, a in zip(group, row.tolist()): r.advantage = a
     return groups
 
-# %% ../nbs/45_chat_rl.ipynb #212d7ec3
+# %% ../nbs/45_chat_rl.ipynb #eda59a47
 STYLE = """<style>.rollouts{font-size:.85em;line-height:1.9}
-.rollouts code{background:none;color:inherit;padding:1px 3px;margin:1px;border:1px solid #7f7f7f55;border-radius:4px;white-space:pre}.rollouts .given{opacity:.6}</style>"""
+.rollouts code{background:none;color:inherit;padding:1px 3px;margin:1px;
+border:1px solid #7f7f7f55;border-radius:4px;white-space:pre}
+.rollouts .given{border-style:dotted}</style>"""
 
 def token_html(
     text:str,         # the token
@@ -172,8 +182,9 @@ def rollouts_html(
     largest = max((abs(r.advantage) for g in groups for r in g), default=0.)
     def line(r):
         logprobs = r.logprobs or [0.] * len(r.tokens)
-        tokens = zip(r.tokens, r.mask, logprobs)
-        cells = [token_html(tokenizer.decode([t]), m, r.advantage, lp, largest) for t, m, lp in tokens if m]
+        first = r.mask.index(1) if 1 in r.mask else len(r.mask)            # before it stands the question
+        tokens = list(zip(r.tokens, r.mask, logprobs))[first:]
+        cells = [token_html(tokenizer.decode([t]), m, r.advantage, lp, largest) for t, m, lp in tokens]
         return f"<div>{''.join(cells)} &nbsp; reward {r.reward:g}, advantage {r.advantage:+.2f}</div>"
     parts = []
     for group in groups:
@@ -213,17 +224,18 @@ def rollout_batch(
         targets[i, :len(ids) - 1] = torch.where(mask[1:] > 0, ids[1:], -1)
     return inputs.to(device), (targets.to(device), torch.tensor([r.advantage for r in rollouts], device=device))
 
-# %% ../nbs/45_chat_rl.ipynb #76c9537b
+# %% ../nbs/45_chat_rl.ipynb #885c9896
 def pass_at_k(
     n:int, # samples
     c:int, # of them right
     k:int, # tries
 )->float:  # between 0 and 1
     "Unbiased estimate of the probability that one of k tries is right (Chen et al., 2021, arXiv 2107.03374)."
-    if not 0 <= c <= n or not 1 <= k <= n: raise ValueError(f"pass@{k} from {c} right of {n}: need 0 <= c <= n and 1 <= k <= n")
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise ValueError(f"pass@{k} from {c} right of {n}: need 0 <= c <= n and 1 <= k <= n")
     return 1. - math.comb(n - c, k) / math.comb(n, k)
 
-# %% ../nbs/45_chat_rl.ipynb #2ba1ae45
+# %% ../nbs/45_chat_rl.ipynb #35460006
 def evaluate_pass(
     engine:Engine, task:Task, # who answers, who asks
     items:list[int],          # which questions, over all ranks
@@ -238,11 +250,12 @@ def evaluate_pass(
     mine = items[rt.rank::rt.world_size]
     groups = roll_out(engine, task, mine, num_samples, max_tokens, temperature, seed=seed) if mine else []
     right = [int(sum(r.reward == 1 for r in g)) for g in groups]
-    sums = torch.tensor([sum(pass_at_k(num_samples, c, k) for c in right) for k in ks] + [len(right)], dtype=torch.float64, device=rt.device)
+    sums = [sum(pass_at_k(num_samples, c, k) for c in right) for k in ks]
+    sums = torch.tensor([*sums, len(right)], dtype=torch.float64, device=rt.device)
     *sums, count = rt.all_reduce(sums).tolist()
     return {f"pass@{k}": s / max(1, count) for k, s in zip(ks, sums)}
 
-# %% ../nbs/45_chat_rl.ipynb #2a217049
+# %% ../nbs/45_chat_rl.ipynb #d8b5d421
 class RolloutLoader:
     "Batches that the model makes itself: questions in shuffled epochs, answers sampled with the current weights."
     def __init__(self,
@@ -257,12 +270,14 @@ class RolloutLoader:
         algorithm:Algorithm=Algorithm(), # what is made of the rewards
         reference=None,           # the model that RL began with, for an algorithm with a penalty
     ):
-        self.engine, self.task, self.rt, self.examples, self.num_samples = engine, task, rt, examples, num_samples
+        self.engine, self.task, self.rt = engine, task, rt
+        self.examples, self.num_samples, self.rows = examples, num_samples, rows
         self.max_tokens, self.temperature, self.top_k = max_tokens, temperature, top_k
-        self.seed, self.on_batch, self.rows = seed, on_batch, rows
+        self.seed, self.on_batch = seed, on_batch
         self.algorithm, self.reference = algorithm, reference
         wanted, there = examples * rt.world_size, len(task)
-        if wanted > there: raise CourseError(f"{wanted} questions a step, but the task has {there}: lower --examples-per-step")
+        if wanted > there:
+            raise CourseError(f"{wanted} questions a step, but the task has {there}: lower --examples-per-step")
 
     def items(self, batch:int)->list[int]: # this rank's questions of a batch
         "Questions come in epochs, each in its own order."
@@ -292,7 +307,7 @@ def draw(self:RolloutLoader,
         after += 1
     return sorted(seen, key=lambda group: not mixed(group))[:self.examples], seen, after
 
-# %% ../nbs/45_chat_rl.ipynb #32c9e5d3
+# %% ../nbs/45_chat_rl.ipynb #683e21ab
 @torch.no_grad()
 def token_logprobs(
     model,                  # gives per-token losses with loss_reduction="none"
@@ -313,21 +328,27 @@ def measure(self:RolloutLoader,
         for r, row in zip(part, token_logprobs(self.engine.source, inputs, targets).tolist()):
             r.logprobs = [0.] + row[:len(r.tokens) - 1]
 
+# %% ../nbs/45_chat_rl.ipynb #bca98475
+@patch
+def divisors(self:RolloutLoader,
+    chosen:list,     # tokens that the model chose, for each answer of a whole batch
+)->list:             # as many
+    "What each answer's sum over tokens is to be divided by."
+    if self.algorithm.divide_by == "tokens": return [sum(chosen)] * len(chosen)
+    if self.algorithm.divide_by == "limit": return [len(chosen) * self.max_tokens] * len(chosen)
+    return [len(chosen) * max(1, n) for n in chosen]
+
 @patch
 def passes(self:RolloutLoader,
     rollouts:list,   # of a whole batch
 )->list:             # of (rollouts, weight per answer); 1. where no answer needs one
     "Cut a batch into passes of at most `rows` answers; the mean of their losses is the loss of the whole."
     n = -(-len(rollouts) // self.rows) if self.rows > 0 else 1
-    divide = self.algorithm.divide_by
-    if n == 1 and divide == "tokens": return [(rollouts, 1.)]
+    if n == 1 and self.algorithm.divide_by == "tokens": return [(rollouts, 1.)]
+    chosen = [sum(r.mask[1:]) for r in rollouts]
+    divisors = self.divisors(chosen)
     ends = [i * len(rollouts) // n for i in range(n + 1)]
-    chosen = lambda part: sum(sum(r.mask[1:]) for r in part)
-    def divisor(r): # of one answer, in the whole batch
-        if divide == "tokens": return chosen(rollouts)
-        return len(rollouts) * (max(1, chosen([r])) if divide == "answer" else self.max_tokens)
-    parts = [rollouts[a:b] for a, b in zip(ends, ends[1:])]
-    return [(part, [n * chosen(part) / divisor(r) for r in part]) for part in parts]
+    return [(rollouts[a:b], [n * sum(chosen[a:b]) / d for d in divisors[a:b]]) for a, b in zip(ends, ends[1:])]
 
 @patch
 def batch_of(self:RolloutLoader,
@@ -345,6 +366,7 @@ def batch_of(self:RolloutLoader,
     if self.algorithm.kl: more["reference"] = token_logprobs(self.reference, inputs, targets[0])
     return inputs, (*targets, more) if more else targets
 
+# %% ../nbs/45_chat_rl.ipynb #ec943a9e
 @patch
 def __call__(self:RolloutLoader,
     state:dict=None, # that came with a batch; None: from the start; a list: of as many ranks as there were
@@ -353,12 +375,7 @@ def __call__(self:RolloutLoader,
     if isinstance(state, list): state = self.others_state(state[0])
     state = state or dict(batch=0)
     while True:
-        if "rollouts" in state: rollouts, after = [Rollout(*r) for r in state["rollouts"]], state["after"]
-        else:
-            groups, seen, after = self.draw(state["batch"])
-            if self.on_batch: self.on_batch(state.get("step", state["batch"]), seen)
-            rollouts = [r for g in groups for r in g]
-            if self.algorithm.updates > 1: self.measure(rollouts)
+        rollouts, after = self.answers(state)
         for update in range(state.get("update", 0), self.algorithm.updates):
             parts = self.passes(rollouts)
             for n, (part, weight) in enumerate(parts, 1):
@@ -366,7 +383,19 @@ def __call__(self:RolloutLoader,
                 yield *self.batch_of(part, weight), now
         state = now
 
-# %% ../nbs/45_chat_rl.ipynb #c1357a2b
+@patch
+def answers(self:RolloutLoader,
+    state:dict,      # where the run stands
+)->tuple:            # rollouts to learn from, number of the next questions
+    "The answers that a stopped run had begun to use, or new ones."
+    if "rollouts" in state: return [Rollout(*r) for r in state["rollouts"]], state["after"]
+    groups, seen, after = self.draw(state["batch"])
+    if self.on_batch: self.on_batch(state.get("step", state["batch"]), seen)
+    rollouts = [r for g in groups for r in g]
+    if self.algorithm.updates > 1: self.measure(rollouts)
+    return rollouts, after
+
+# %% ../nbs/45_chat_rl.ipynb #0af5f272
 @patch
 def state_after(self:RolloutLoader,
     state:dict,      # before these answers, or between two steps on them
@@ -376,12 +405,12 @@ def state_after(self:RolloutLoader,
 )->dict:             # goes into checkpoints as JSON
     "Where to go on."
     if not updates: return state
-    first = state.get("first", state.get("step", state["batch"]))              # optimizer step that met them first
+    first = state.get("first", state.get("step", state["batch"]))     # optimizer step that met them first
     if updates < self.algorithm.updates:
         kept = [[r.question, r.answer, r.tokens, r.mask, r.reward, r.advantage, r.logprobs] for r in rollouts]
         return dict(batch=state["batch"], after=after, update=updates, first=first, rollouts=kept)
-    if self.algorithm.updates == 1 and not self.algorithm.dynamic: return dict(batch=after)     # one batch, one step
-    return dict(batch=after, step=first + updates)
+    plain = self.algorithm.updates == 1 and not self.algorithm.dynamic                    # one batch, one step
+    return dict(batch=after) if plain else dict(batch=after, step=first + updates)
 
 @patch
 def others_state(self:RolloutLoader,
@@ -423,14 +452,16 @@ class ChatRLConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=0                   # of questions and samples
 
-# %% ../nbs/45_chat_rl.ipynb #cd84d13e
+# %% ../nbs/45_chat_rl.ipynb #4d66099b
 def rl_tasks(
     config:ChatRLConfig,
     rt:Runtime,       # its processes share the questions of a step
 )->tuple:             # the task that is trained on, and its held-out part
     "What is asked; refuses a step that cannot be divided among the processes."
     n, ranks = config.examples_per_step, rt.world_size
-    if n % ranks: raise CourseError(f"examples_per_step {n} is not divisible by {ranks} processes: use {max(1, n // ranks) * ranks}")
+    if n % ranks:
+        nearest = max(1, n // ranks) * ranks
+        raise CourseError(f"examples_per_step {n} is not divisible by {ranks} processes: use {nearest}")
     options = dict(folder=config.task_data) if config.task in PUBLISHED else {}
     return make_task(config.task, "train", **options), make_task(config.task, "test", **options)
 
@@ -442,11 +473,14 @@ def rl_optimizer(
 ):                    # the course's optimizer
     "The optimizer of pretraining, at `init_lr_frac` of its rates; the batch does not change them."
     shape = model.config
-    p = plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=config.max_new_tokens, aspect_ratio=shape.n_embd // shape.n_layer,
-             head_dim=shape.head_dim, n_kv_head=shape.n_kv_head, num_iterations=steps, weight_decay=0.,
-             total_batch_size=config.examples_per_step * config.num_samples * config.max_new_tokens, lr_scale=1.,
-             embedding_lr=config.embedding_lr, unembedding_lr=config.unembedding_lr, matrix_lr=config.matrix_lr, scalar_lr=config.scalar_lr)
-    return make_optimizer(param_groups(model, **{k: v * config.init_lr_frac for k, v in p.learning_rates().items()}), rt)
+    tokens = config.examples_per_step * config.num_samples * config.max_new_tokens
+    p = plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=config.max_new_tokens,
+             aspect_ratio=shape.n_embd // shape.n_layer, head_dim=shape.head_dim, n_kv_head=shape.n_kv_head,
+             num_iterations=steps, total_batch_size=tokens, weight_decay=0., lr_scale=1.,
+             embedding_lr=config.embedding_lr, unembedding_lr=config.unembedding_lr,
+             matrix_lr=config.matrix_lr, scalar_lr=config.scalar_lr)
+    rates = {k: v * config.init_lr_frac for k, v in p.learning_rates().items()}
+    return make_optimizer(param_groups(model, **rates), rt)
 
 def log_rollouts(
     log,              # `RunLog`
@@ -455,7 +489,8 @@ def log_rollouts(
     "Note of each batch: mean reward, share of groups with right and wrong answers, length and entropy of the answers."
     def on_batch(step, groups):
         rewards = torch.tensor([[r.reward for r in g] for g in groups], device=rt.device)
-        mean, mixed = rt.all_reduce(torch.stack([rewards.mean(), (rewards.std(1) > 0).float().mean()]), "mean").tolist()
+        mixed = (rewards.std(1) > 0).float().mean()
+        mean, mixed = rt.all_reduce(torch.stack([rewards.mean(), mixed]), "mean").tolist()
         tokens = sum(sum(r.mask) for g in groups for r in g)
         entropy = -sum(sum(r.logprobs) for g in groups for r in g) / max(1, tokens)      # its estimate, nats per token
         log.log(step, reward=mean, groups_with_signal=mixed, answer_tokens=tokens / rewards.numel(), entropy=entropy)
@@ -492,7 +527,7 @@ def rollout_loader(
     answers = loader.examples * loader.num_samples
     return loader, -(-answers // loader.rows) if loader.rows else 1
 
-# %% ../nbs/45_chat_rl.ipynb #ca25ed51
+# %% ../nbs/45_chat_rl.ipynb #fe753b87
 def rl_steps(
     config:ChatRLConfig,
     task:Task,        # what is trained on
@@ -501,6 +536,28 @@ def rl_steps(
     if config.num_iterations > 0: return config.num_iterations
     return max(1, len(task) // config.examples_per_step) * rl_algorithm(config).updates
 
+def rl_meta(
+    config:ChatRLConfig,
+    origin,           # `Checkpoint` of the SFT model
+)->dict:              # kept in the checkpoints: another meta is another run
+    "What makes a run of this stage what it is."
+    begin = dict(stage="chatsft", step=origin.step, sha256=sha256(origin.path / "SHA256SUMS"))
+    data = dict(batch=config.examples_per_step * config.num_samples)
+    return dict(stage="chat_rl", config=asdict(config), data=data, origin=begin)
+
+def held_out_pass(
+    config:ChatRLConfig,
+    engine:Engine, test:Task, # who answers, who asks
+    rt:Runtime,
+):                            # a function (step) -> {"pass@1": …}, for `train`
+    "pass@1 and pass@k on the first held-out questions."
+    questions, tries = list(range(min(config.eval_items, len(test)))), config.eval_samples
+    def evaluate(step):
+        engine.source.eval()
+        return evaluate_pass(engine, test, questions, rt, tries, (1, tries), config.max_new_tokens, seed=config.seed)
+    return evaluate
+
+# %% ../nbs/45_chat_rl.ipynb #12dd8986
 def learn_from_reward(
     config:ChatRLConfig,
     rt:Runtime,
@@ -508,24 +565,18 @@ def learn_from_reward(
     "The stage, on one process or many."
     start = time.perf_counter()
     seed_everything(config.seed)
-    algorithm = rl_algorithm(config)
-    task, test = rl_tasks(config, rt)
+    algorithm, (task, test) = rl_algorithm(config), rl_tasks(config, rt)
     tag = find_tag("chatsft", config.model_tag)
     directory, source = checkpoint_dir("chatrl", tag), checkpoint_dir("chatsft", tag)
     origin = load_checkpoint(source)
     model, tokenizer, _ = load_model(source, rt, origin.step)
-    engine, questions = Engine(model, tokenizer), list(range(min(config.eval_items, len(test))))
-    steps = rl_steps(config, task)
+    engine, steps = Engine(model, tokenizer), rl_steps(config, task)
     optimizer = rl_optimizer(config, model, steps, rt)
-    def evaluate(step):
-        model.eval()
-        tries = config.eval_samples
-        return evaluate_pass(engine, test, questions, rt, tries, (1, tries), config.max_new_tokens, seed=config.seed)
+    evaluate = held_out_pass(config, engine, test, rt)
     before = evaluate(0)
     batch = f"{config.examples_per_step} x {config.num_samples} answers"
     rt.print(f"chat_rl: model {tag}, {config.algorithm}, {steps} steps of {batch}, before: {before}")
-    meta = dict(stage="chat_rl", config=asdict(config), data=dict(batch=config.examples_per_step * config.num_samples),
-                origin=dict(stage="chatsft", step=origin.step, sha256=sha256(origin.path / "SHA256SUMS")))
+    meta = rl_meta(config, origin)
     resume = same_start(directory, meta, rt)
     log = open_log(base_dir() / "report" / "chat_rl.jsonl", directory if resume else directory / "none", rt,
                    tracker=config.tracker, run=config.run, config=asdict(config))
@@ -538,7 +589,8 @@ def learn_from_reward(
     metrics = {f"{config.task} {k}": v for k, v in result["metrics"].items()}
     metrics |= {f"{config.task} {k} before": v for k, v in before.items()}
     seconds = max(result["seconds"], time.perf_counter() - start)
-    save_result("chat_rl", config, rt, seconds, metrics=metrics, samples=samples, log=str(log.path), tokens=result["tokens"])
+    save_result("chat_rl", config, rt, seconds, metrics=metrics, samples=samples, log=str(log.path),
+                tokens=result["tokens"])
     return dict(metrics=metrics, samples=samples, checkpoint=str(directory), tag=tag)
 
 def chat_rl(

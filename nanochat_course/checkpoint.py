@@ -67,7 +67,7 @@ def optimizer_tensors(
     return {f"{names[id(p)]}/{k}": torch.as_tensor(v) for p, s in optimizer.state.items() for k, v in s.items()}
 
 def optimizer_part(
-    optimizer,             # as in `optimizer_tensors`; one with `state_shard()` gives its part without asking the others
+    optimizer,             # as in `optimizer_tensors`; one with `state_shard()` gives its part by itself
     model:torch.nn.Module, # as in `optimizer_tensors`
     rt:Runtime,            # whose part
 )->dict:                   # name -> tensor; "@<first row>" follows the name of a tensor of which these are some rows
@@ -200,7 +200,7 @@ def deal_out(
 # %% ../nbs/26_checkpoint.ipynb #80258f49
 def host_copy(
     tensors:dict, # name -> tensor, anywhere
-    buffers:dict, # memory of the last copy, used again where it fits; changed. None: what lies in main memory is not copied
+    buffers:dict, # memory of the last copy, used again where it fits; changed. None: main memory is not copied
 )->dict:          # name -> tensor in main memory, in one piece; complete when the device has finished its queue
     "Copy tensors to memory of their own."
     if buffers is None: return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
@@ -555,7 +555,7 @@ def restore(
     "Put a checkpoint back into a model, its optimizer and the random generators."
     model, saved = unwrap(model), ckpt.meta.get("model_config")
     if saved and is_dataclass(getattr(model, "config", None)):
-        later = {f.name: f.default for f in fields(model.config) if f.default is not MISSING}   # fields that are younger than the checkpoint
+        later = {f.name: f.default for f in fields(model.config) if f.default is not MISSING}   # maybe not there yet
         if d := differences({**later, **saved}, asdict(model.config)):
             raise CourseError(f"{ckpt.path} holds another architecture: {d}")
     fits(ckpt, model)

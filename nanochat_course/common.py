@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['LEFTOVER', 'LOCK', 'TRAIN_LOCK', 'detect_device', 'detect_dtype', 'CourseError', 'Runtime', 'runtime',
            'seed_everything', 'remove', 'alive', 'sweep', 'exchange', 'replace', 'atomic_path', 'write_json',
-           'read_json', 'sha256', 'base_dir', 'corpus_dir', 'alone', 'sign', 'holder', 'open_tracker', 'read_lines',
-           'read_log', 'RunLog', 'peak_memory', 'machine', 'save_result', 'load_result', 'repository_file', 'explain',
-           'program', 'make_or', 'last_words', 'say_once', 'hold_locks', 'run_main']
+           'read_json', 'sha256', 'base_dir', 'corpus_dir', 'alone', 'sign', 'holder', 'split_metrics', 'to_wandb',
+           'to_tensorboard', 'open_tracker', 'read_lines', 'read_log', 'RunLog', 'peak_memory', 'machine',
+           'save_result', 'load_result', 'repository_file', 'explain', 'program', 'make_or', 'last_words', 'say_once',
+           'hold_locks', 'run_main']
 
 # %% ../nbs/90_common.ipynb #0fca3940
-import errno, hashlib, json, os, platform, random, re, shutil, socket, sys
+import errno, hashlib, html, json, os, platform, random, re, shutil, socket, sys, textwrap
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -281,6 +282,47 @@ def holder(
     return f"process {pid} ({what}{'' if host == socket.gethostname() else f' on {host}'})"
 
 # %% ../nbs/90_common.ipynb #657e5a26
+def split_metrics(
+    metrics:dict, # of one line of the log
+)->tuple:         # numbers by name, texts by name; what is neither is left out
+    "What a tracker can draw, and what it can show: samples are strings, or dicts of strings, or lists of these."
+    def text(value):
+        if isinstance(value, list): return "\n\n".join(map(text, value))
+        if isinstance(value, dict): return "\n".join(f"{name}: {said}" for name, said in value.items())
+        return str(value)
+    numbers = {name: v for name, v in metrics.items() if isinstance(v, (int, float))}
+    return numbers, {name: text(v) for name, v in metrics.items() if isinstance(v, (str, list)) and v}
+
+def to_wandb(
+    run:str,           # its name at the service
+    note:Path,         # file that keeps the run's id
+    config:dict,       # shown beside the curves
+    resume:bool,       # go on with the run of the note
+):                     # a function (dict, step) -> None
+    "Send metrics and samples to Weights & Biases."
+    import wandb
+    same = dict(id=note.read_text(), resume="allow") if resume and note.exists() else {}
+    r = wandb.init(project="nanochat_course", name=run, dir=str(note.parent), config=config, **same)
+    with atomic_path(note) as tmp: tmp.write_text(r.id)
+    def send(metrics, step):
+        numbers, texts = split_metrics(metrics)
+        shown = {name: wandb.Html(f"<pre>{html.escape(text)}</pre>") for name, text in texts.items()}
+        r.log(numbers | shown, step=step)
+    return send
+
+def to_tensorboard(
+    folder:Path,       # of the event files
+):                     # a function (dict, step) -> None
+    "Write metrics and samples for TensorBoard."
+    from torch.utils.tensorboard import SummaryWriter
+    w = SummaryWriter(str(folder))
+    def send(metrics, step):
+        numbers, texts = split_metrics(metrics)
+        for name, v in numbers.items(): w.add_scalar(name, v, step)
+        for name, text in texts.items(): w.add_text(name, textwrap.indent(text, "    ", lambda line: True), step)
+        w.flush()
+    return send
+
 def open_tracker(
     name:str,          # "", "wandb" or "tensorboard"
     run:str,           # run name shown there
@@ -289,23 +331,11 @@ def open_tracker(
     resume:bool=False, # go on with the curves of an earlier run
 ):                     # a function (dict, step) -> None
     "A function that sends metrics to a tracking service; does nothing for an empty `name`."
-    if not name: return lambda metrics, step: None
-    numbers = lambda m: {k: v for k, v in m.items() if isinstance(v, (int, float))}
+    log = Path(log)
     try:
-        if name == "wandb":
-            import wandb
-            note = Path(log).with_suffix(".wandb")                             # the run's name at the service
-            same = dict(id=note.read_text(), resume="allow") if resume and note.exists() else {}
-            r = wandb.init(project="nanochat_course", name=run, dir=str(note.parent), config=config, **same)
-            with atomic_path(note) as tmp: tmp.write_text(r.id)
-            return lambda metrics, step: r.log(numbers(metrics), step=step)
-        if name == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-            w = SummaryWriter(str(Path(log).parent / "tensorboard" / run))
-            def send(metrics, step):
-                for k, v in numbers(metrics).items(): w.add_scalar(k, v, step)
-                w.flush()
-            return send
+        if not name: return lambda metrics, step: None
+        if name == "wandb": return to_wandb(run, log.with_suffix(".wandb"), config, resume)
+        if name == "tensorboard": return to_tensorboard(log.parent / "tensorboard" / run)
     except ImportError:
         raise CourseError(f"tracker {name!r} is not installed: pip install {name}, or leave --tracker empty") from None
     raise CourseError(f"unknown tracker {name!r}: use wandb or tensorboard, or leave it empty")

@@ -350,7 +350,7 @@ class DataLoader(PackedLoader):
         seq_len:int,             # T: tokens per row
         rt:Runtime,              # device and rank
         *,
-        state=None,              # from an earlier batch, or the list of all ranks' states (any number of ranks): go on
+        state=None,              # from an earlier batch, or the list of all ranks' states, however many: go on
         num_threads:int=2,       # for tokenisation
         skip_corrupt:bool=False, # leave out what cannot be read, with a warning
         epochs:int=None,         # None: for ever
@@ -387,7 +387,7 @@ class DataLoader(PackedLoader):
         rank:int,             # whose parts
         world_size:int,       # of how many ranks
     )->list:                  # of (epoch, row group, first document)
-        "All that a rank reads in an epoch: every `world_size`-th row group, or what was left when their number changed."
+        "What a rank reads in an epoch: every `world_size`-th row group, or what was left when their number changed."
         whole = self.left if epoch == self.changed else [(epoch, g, 0) for g in range(len(self.groups))]
         return whole[rank::world_size]
 

@@ -13,7 +13,7 @@ __all__ = ['PROCESS_MEMORY', 'SHM', 'FILES', 'DRIVERS', 'RANK', 'SLOW_BUS', 'CHE
            'step_finding', 'child', 'without_main', 'examine', 'check_nothing', 'applicable', 'chosen', 'line',
            'doctor', 'main']
 
-# %% ../nbs/55_doctor.ipynb #affba0f6
+# %% ../nbs/55_doctor.ipynb #94e781ce
 import contextlib, importlib, json, math, multiprocessing, os, shutil, signal, subprocess, sys, sysconfig
 import tempfile, time, urllib.error, urllib.request
 from dataclasses import asdict, dataclass
@@ -21,17 +21,15 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 import torch, torch.distributed as dist
 from .attention import attention, naive_attention
-from .base_train import BaseTrainConfig, base_plan, build_model
+from .base_train import BaseTrainConfig, base_plan, make_trainer
 from .common import CourseError, base_dir, corpus_dir, peak_memory, read_json, run_main, runtime
 from .common import seed_everything, write_json
 from .corpus import HUB
 from .gpt import GPTConfig
-from .optim import param_groups
 from .plan import KEPT, SHARD_BYTES, memory_by_part, checkpoint_bytes, storage
-from .precision import compile_model, convert_to_fp8, fp8_reason
+from .precision import fp8_reason
 from .scaling import Plan, mfu
 from .speedrun import GPUS, PRESETS, SINGLE, SpeedrunConfig, choose_preset, override, why_so_few
-from .zero2 import make_optimizer
 
 # %% ../nbs/55_doctor.ipynb #c1367dee
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def make_job(
     plan = base_plan(flags, preset["tok_train"]["vocab_size"], ranks * config.nodes)
     return Job(config, preset, flags, plan, gpus, ranks)
 
-# %% ../nbs/55_doctor.ipynb #8177b2b6
+# %% ../nbs/55_doctor.ipynb #4617086e
 def show(n:float)->str: return f"{n / 1e9:.1f} GB" if n < 1e10 else f"{n / 1e9:.0f} GB"
 
 def shards_asked(
@@ -110,7 +108,7 @@ def disk_need(
     text = (shards_asked(job) + 1) * SHARD_BYTES if job.source in HUB else 1e9
     return text + KEPT * checkpoint_bytes(job.plan)
 
-# %% ../nbs/55_doctor.ipynb #55f387ba
+# %% ../nbs/55_doctor.ipynb #6dc5ee1a
 def present(
     job:Job, # whose files are meant
 )->int:      # bytes
@@ -601,7 +599,7 @@ def check_shared(
     return judge(seen, f"{answers[0]['folder']} is {'shared' if seen else 'not the one of rank 0'}", wanted,
                  "set NANOCHAT_COURSE_DIR to a folder of a network file system that all machines mount")
 
-# %% ../nbs/55_doctor.ipynb #e5d6d067
+# %% ../nbs/55_doctor.ipynb #eb5ec18d
 def train_steps(
     job:Job,      # what will be run
     steps:int=3,  # the first ones compile
@@ -610,10 +608,7 @@ def train_steps(
     p, flags = job.plan, job.flags
     with runtime(flags.device or job.device, flags.dtype) as rt:
         seed_everything(flags.seed)
-        model = build_model(GPTConfig(**p.model_config()), rt)
-        if flags.fp8: convert_to_fp8(model, rt)
-        optimizer = make_optimizer(param_groups(model, **p.learning_rates()), rt)
-        compiled = compile_model(model, rt, flags.compile)
+        _, compiled, optimizer = make_trainer(flags, p, rt)
         ids = torch.randint(p.vocab_size, (p.device_batch_size, p.sequence_len + 1), device=rt.device)
         losses, seconds = [], []
         for _ in range(steps):

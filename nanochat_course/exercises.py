@@ -35,9 +35,9 @@ def remember(
         with open(progress_path(), "a") as f: f.write(json.dumps(dict(exercise=name, time=time.time())) + "\n")
     except OSError as e: print(f"(not remembered: {e.strerror})")
 
-# %% ../nbs/91_exercises.ipynb #9384b6cb
+# %% ../nbs/91_exercises.ipynb #c39472f4
 class exercise:
-    "Turn a function of asserts into a check: it prints `not solved yet`, `solved`, or the message of the assert that failed."
+    "Make a check of a function of asserts: it prints `not solved yet`, `solved`, or what the failed assert says."
     def __init__(self,
         name:str, # shown, and kept in the learner's progress
     ): self.name = name
@@ -74,7 +74,7 @@ class Check:
             answers = w if isinstance(w, tuple) else (w,)
             assert self.mistake(*answers) is not None, f"{self.name}: a wrong answer passes: {w}"
 
-# %% ../nbs/91_exercises.ipynb #6766c975
+# %% ../nbs/91_exercises.ipynb #3af94f69
 CARD = re.compile(r"Difficulty (\d) of 5 · (\d+) minutes")
 ASK = re.compile(r'@exercise\("(.+?)"\)')
 
@@ -89,13 +89,13 @@ def notebook_cards(
         for name in ASK.findall(source) if cell["cell_type"] == "code" else (): found[name] = card
     return found
 
-def all_exercises()->dict: # chapter, as "10_tokenizer" -> {name: (stars, minutes)}; empty outside the course's repository
-    "The exercises that the notebooks ask."
+def all_exercises()->dict: # chapter, as "10_tokenizer" -> {name: (stars, minutes)}
+    "The exercises that the notebooks ask; none outside the course's repository."
     try: folder = repository_file("nbs")
     except CourseError: return {}
     return {path.stem: notebook_cards(path) for path in sorted(folder.glob("[0-9]*.ipynb"))}
 
-# %% ../nbs/91_exercises.ipynb #436ae1f2
+# %% ../nbs/91_exercises.ipynb #c0af254a
 def solved_exercises()->set: # names
     "What `progress.jsonl` remembers; lines that are damaged are left out."
     records = read_lines(progress_path()) if progress_path().exists() else []
@@ -115,7 +115,8 @@ def progress_lines()->list[str]:
     chapters, solved = {c: cards for c, cards in all_exercises().items() if cards}, solved_exercises()
     known = {name for cards in chapters.values() for name in cards}
     listed = {c: dict(cards) for c, cards in chapters.items()}
-    for name in sorted(solved - known): listed.setdefault(name.split(".")[0], {})[name] = (None, None)   # of another edition
+    for name in sorted(solved - known):                                                    # of another edition
+        listed.setdefault(name.split(".")[0], {})[name] = (None, None)
     if not listed: return ["no exercise solved yet: open a notebook, fill in a stub, run its cell"]
     lines = []
     for chapter, cards in sorted(listed.items()):

@@ -19,10 +19,11 @@ from .gpt import GPT, GPTConfig
 from .checkpoint import checkpoint_dir, latest_step, load_model
 from .mid_train import find_tag
 
-# %% ../nbs/54_export.ipynb #0fb875bf
+# %% ../nbs/54_export.ipynb #de7c233f
 NAMES = {"transformer.wte": "model.embed_tokens", "transformer.h": "model.layers", "lm_head": "lm_head",
          "attn.c_q": "self_attn.q_proj", "attn.c_k": "self_attn.k_proj",
-         "attn.c_v": "self_attn.v_proj", "attn.c_proj": "self_attn.o_proj", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+         "attn.c_v": "self_attn.v_proj", "attn.c_proj": "self_attn.o_proj",
+         "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
 _PART = r"attn\.c_[qkv]|attn\.c_proj|mlp\.c_fc|mlp\.c_proj"
 _KNOWN = re.compile(rf"(transformer\.wte|lm_head|(transformer\.h)(\.\d+)\.({_PART}))\.weight")
 
@@ -55,9 +56,10 @@ def hf_config(
 def _end(tokenizer): # the token that ends an answer; GPT-2's vocabulary has only one special token
     return tokenizer.special_ids.get("<|assistant_end|>", tokenizer.bos)
 
-# %% ../nbs/54_export.ipynb #043c4a7e
+# %% ../nbs/54_export.ipynb #96fd1831
 EXPRESSIBLE = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "rotary_base", "softcap")
-ELSEWHERE = ("window_pattern", "short_window", "wte_init", "c_fc_init")   # windows are named in tokens; starts are in the weights
+ELSEWHERE = ("window_pattern", "short_window",          # looked at in tokens, below
+             "wte_init", "c_fc_init")                   # nothing is left of them but the weights
 
 def not_expressible(
     config,         # of a model of the course
@@ -228,7 +230,7 @@ def to_hf(
         if tokenizer: _write_tokenizer(tmp, tokenizer, model.config.sequence_len)
     return out
 
-# %% ../nbs/54_export.ipynb #3771ef68
+# %% ../nbs/54_export.ipynb #67e86603
 def _nanochat_files(path): # a model_*.pt, or a folder with some: the newest
     path = Path(path)
     found = [path] if path.is_file() else sorted(path.glob("model_*.pt"))
@@ -254,8 +256,8 @@ def _nanochat_config(
     if not newest: return GPTConfig(**{k: v for k, v in saved.items() if k in EXPRESSIBLE})
     length = saved["sequence_len"]
     short = min(length, -(-length // 4 // 128) * 128)
-    return GPTConfig(**saved, rotary_base=1e5, qk_scale=1.2, short_window=short / length, value_embeds=True, residual_scalars=True,
-                     smear=True, backout=True)
+    parts = dict(value_embeds=True, residual_scalars=True, smear=True, backout=True)
+    return GPTConfig(**saved, **parts, rotary_base=1e5, qk_scale=1.2, short_window=short / length)
 
 # %% ../nbs/54_export.ipynb #c0d93f17
 def _nanochat_angles(config)->tuple: # cos and signed sin, (sequence_len, head_dim), float32

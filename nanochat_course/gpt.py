@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from .common import CourseError
 from .attention import attention, rms_norm, rotary, rotary_tables, KVCache
 
-# %% ../nbs/12_gpt.ipynb #b2986123
+# %% ../nbs/12_gpt.ipynb #6adcddb5
 VALUE_GATE, SMEAR_GATE = 12, 24   # channels that the gates of two optional parts read
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class GPTConfig:
     n_head:int=6               # query heads per block
     n_kv_head:int=6            # key-value heads per block; fewer than n_head is grouped-query attention
     n_embd:int=768             # width of the residual stream
-    window_pattern:str="L"     # per layer, repeated: L sees the whole context, S a share of it; the last layer is always L
+    window_pattern:str="L"     # per layer, repeated: L sees the whole context, S a share of it; the last is always L
     rotary_base:float=10000.   # rotary embeddings: larger is slower turning
     softcap:float=15.          # logits stay within ± this
     short_window:float=0.5     # what S sees: a share of the context
     qk_scale:float=1.          # factor on queries and on keys after their norm
     value_embeds:bool=False    # every other layer adds an embedding of the token to its values
-    residual_scalars:bool=False # per layer, a factor on the stream and one on the embedding that is added again
+    residual_scalars:bool=False  # per layer, a factor on the stream and one on the embedding that is added again
     smear:bool=False           # a share of the previous token's embedding is added to each embedding
     backout:bool=False         # a share of the middle layer's stream is subtracted at the end
     wte_init:float=1.          # standard deviation of the embedding at the start
@@ -49,50 +49,80 @@ class GPTConfig:
     unet:bool=False            # the stream after layer i is added again before the i-th layer from the end
 
     def __post_init__(self):
-        for name in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
-            if getattr(self, name) < 1: raise CourseError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.n_embd % self.n_head: raise CourseError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: change one of them")
-        if self.head_dim % 2: raise CourseError(f"a head has {self.head_dim} channels, rotary embeddings need an even number: change n_embd or n_head")
-        if self.n_head % self.n_kv_head:
-            raise CourseError(f"n_head {self.n_head} is not divisible by n_kv_head {self.n_kv_head}: "
-                              "every key-value head serves the same number of query heads")
-        if not self.window_pattern or set(self.window_pattern.upper()) - set("SL"):
-            raise CourseError(f"window pattern {self.window_pattern!r}: use the letters S (part of the context) and L (all of it), as in SSSL")
-        if not 0 < self.short_window <= 1:
-            raise CourseError(f"short_window {self.short_window} is no share of the context: use a number up to 1, 0.25 for instance")
-        for name in ("qk_scale", "wte_init", "c_fc_init"):
-            if not getattr(self, name) > 0: raise CourseError(f"{name} is {getattr(self, name)}: it must be positive, 1 changes nothing")
-        widest = max(VALUE_GATE * self.value_embeds, SMEAR_GATE * self.smear)
-        if self.n_embd < widest: raise CourseError(f"n_embd {self.n_embd}: the gates read {widest} channels, make it wider or leave them out")
-        if not self.softcap > 0: raise CourseError(f"softcap is {self.softcap}: it must be positive, nanochat's is 15")
-        for name, known in dict(norm=("rms", "layer"), positions=("rotary", "learned"), activation=("relu2", "gelu")).items():
-            if getattr(self, name) not in known: raise CourseError(f"unknown {name} {getattr(self, name)!r}: use {' or '.join(known)}")
-        if self.vocab_multiple < 1: raise CourseError(f"vocab_multiple is {self.vocab_multiple}: it must be at least 1, which pads nothing")
-        if self.value_embeds and self.value_residual: raise CourseError("value_embeds and value_residual both add to the values: leave one of them out")
+        self.check_sizes()
+        self.check_parts()
 
     @property
     def head_dim(self)->int: return self.n_embd // self.n_head
 
     @property
-    def padded_vocab_size(self)->int: return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple   # tensor cores like multiples of 64
+    def padded_vocab_size(self)->int: # tensor cores like multiples of 64
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
-    @property
-    def windows(self)->tuple: # per layer, how many tokens before itself a token sees; -1: all
-        pattern = (self.window_pattern.upper() * self.n_layer)[:self.n_layer - 1] + "L"
-        short = int(self.sequence_len * self.short_window + 1e-6)
-        return tuple(short if c == "S" else -1 for c in pattern)
+# %% ../nbs/12_gpt.ipynb #953a98f3
+@patch
+def check_sizes(self:GPTConfig):
+    "Refuse sizes that do not fit together, and name the remedy."
+    for name in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
+        if getattr(self, name) < 1: raise CourseError(f"{name} is {getattr(self, name)}: it must be at least 1")
+    if self.n_embd % self.n_head:
+        raise CourseError(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}: change one of them")
+    if self.head_dim % 2:
+        raise CourseError(f"a head has {self.head_dim} channels, rotary embeddings need an even number: "
+                          "change n_embd or n_head")
+    if self.n_head % self.n_kv_head:
+        raise CourseError(f"n_head {self.n_head} is not divisible by n_kv_head {self.n_kv_head}: "
+                          "every key-value head serves the same number of query heads")
+    if not self.window_pattern or set(self.window_pattern.upper()) - set("SL"):
+        raise CourseError(f"window pattern {self.window_pattern!r}: use the letters S (part of the context) "
+                          "and L (all of it), as in SSSL")
+    if not 0 < self.short_window <= 1:
+        raise CourseError(f"short_window {self.short_window} is no share of the context: "
+                          "use a number up to 1, 0.25 for instance")
 
-    @property
-    def value_layers(self)->tuple: # layers with a value embedding: every other one, the last among them
-        return tuple(range((self.n_layer - 1) % 2, self.n_layer, 2)) if self.value_embeds else ()
+# %% ../nbs/12_gpt.ipynb #8588442a
+@patch
+def check_parts(self:GPTConfig):
+    "Refuse values and combinations of the optional parts that cannot work."
+    for name in ("qk_scale", "wte_init", "c_fc_init"):
+        value = getattr(self, name)
+        if not value > 0: raise CourseError(f"{name} is {value}: it must be positive, 1 changes nothing")
+    widest = max(VALUE_GATE * self.value_embeds, SMEAR_GATE * self.smear)
+    if self.n_embd < widest:
+        raise CourseError(f"n_embd {self.n_embd}: the gates read {widest} channels, make it wider or leave them out")
+    if not self.softcap > 0: raise CourseError(f"softcap is {self.softcap}: it must be positive, nanochat's is 15")
+    choices = dict(norm=("rms", "layer"), positions=("rotary", "learned"), activation=("relu2", "gelu"))
+    for name, known in choices.items():
+        value = getattr(self, name)
+        if value not in known: raise CourseError(f"unknown {name} {value!r}: use {' or '.join(known)}")
+    if self.vocab_multiple < 1:
+        raise CourseError(f"vocab_multiple is {self.vocab_multiple}: it must be at least 1, which pads nothing")
+    if self.value_embeds and self.value_residual:
+        raise CourseError("value_embeds and value_residual both add to the values: leave one of them out")
 
-# %% ../nbs/12_gpt.ipynb #8ca4111b
+@patch(as_prop=True)
+def windows(self:GPTConfig)->tuple: # per layer, how many tokens before itself a token sees; -1: all
+    "The pattern of windows, repeated over the layers; the last layer sees everything."
+    pattern = (self.window_pattern.upper() * self.n_layer)[:self.n_layer - 1] + "L"
+    short = int(self.sequence_len * self.short_window + 1e-6)
+    return tuple(short if c == "S" else -1 for c in pattern)
+
+@patch(as_prop=True)
+def value_layers(self:GPTConfig)->tuple: # indices of layers
+    "Layers with a value embedding: every other one, the last among them."
+    return tuple(range((self.n_layer - 1) % 2, self.n_layer, 2)) if self.value_embeds else ()
+
+# %% ../nbs/12_gpt.ipynb #02962e52
 class Linear(nn.Linear):
-    "A product, without bias by default; the weight is cast to the input's dtype at each call, its gradient comes back in the weight's own."
-    def __init__(self, in_features:int, out_features:int, bias:bool=False): super().__init__(in_features, out_features, bias=bias)
-    def forward(self, x): return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+    "A product in the input's dtype, by default without bias: the weight is cast at each call, its gradient cast back."
+    def __init__(self, in_features:int, out_features:int, bias:bool=False):
+        super().__init__(in_features, out_features, bias=bias)
 
-# %% ../nbs/12_gpt.ipynb #e7c2403a
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+# %% ../nbs/12_gpt.ipynb #932d3d64
 class Attention(nn.Module):
     "Causal self-attention with rotary positions, QK norm, shared key-value heads and an optional window."
     backend = "auto"      # see `attention`
@@ -124,7 +154,8 @@ class Attention(nn.Module):
         if self.scale != 1: q = q * self.scale
         if ve is not None: v = self.with_values(x, v, ve.view_as(v))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))                                         # (B, H, T, D)
-        y = attention(q, k, v, self.window, self.backend) if kv_cache is None else kv_cache.attend(self.layer, q, k, v, self.window)
+        if kv_cache is None: y = attention(q, k, v, self.window, self.backend)
+        else: y = kv_cache.attend(self.layer, q, k, v, self.window)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
     def with_values(self, x, v, more): # (B, T, G, D): own values, and those that come from elsewhere
@@ -134,7 +165,7 @@ class Attention(nn.Module):
     def value_gate(self, x): # (B, T, G, 1): how much of its value embedding each head adds, 0 to 3
         return 3 * torch.sigmoid(self.ve_gate(x[..., :VALUE_GATE])).unsqueeze(-1)
 
-# %% ../nbs/12_gpt.ipynb #aa9956c1
+# %% ../nbs/12_gpt.ipynb #c130ae0b
 class SquaredReLU(torch.autograd.Function):
     "max(x, 0)², keeping one array for the backward pass (So et al. 2021, arXiv 2109.08668)."
     @staticmethod
@@ -144,7 +175,7 @@ class SquaredReLU(torch.autograd.Function):
         return r * r
 
     @staticmethod
-    def backward(ctx, grad): return (grad * ctx.saved_tensors[0]).mul_(2)
+    def backward(ctx, grad): return torch.addcmul(grad.new_zeros(()), grad, ctx.saved_tensors[0], value=2)    # 2·grad·r in one pass
 
 class MLP(nn.Module):
     "Four times wider, squared ReLU (or GELU), back."
@@ -159,7 +190,7 @@ class MLP(nn.Module):
         return self.c_proj(SquaredReLU.apply(h) if self.squared else F.gelu(h, approximate="tanh"))
 
 class LayerNorm(nn.LayerNorm):
-    "GPT-2's norm: mean 0 and variance 1, then a gain and a bias; statistics in float32 (Ba et al. 2016, arXiv 1607.06450)."
+    "GPT-2's norm: mean 0, variance 1, then gain and bias; statistics in float32 (Ba et al. 2016, arXiv 1607.06450)."
     def forward(self, x): return super().forward(x.float()).to(x.dtype)
 
 def make_norm(
@@ -179,7 +210,7 @@ class Block(nn.Module):
         x = x + self.attn(self.attn_norm(x), cos_sin, kv_cache, ve)
         return x + self.mlp(self.mlp_norm(x))
 
-# %% ../nbs/12_gpt.ipynb #1733e042
+# %% ../nbs/12_gpt.ipynb #36f814e1
 def _head_chunk(
     x,             # (N, C) hidden states of some tokens
     w,             # (V, C) rows of the head in the dtype of x
@@ -190,7 +221,7 @@ def _head_chunk(
     "Softcapped cross-entropy of some tokens, with its gradient by hand."
     t, valid = targets.clamp(min=0)[:, None], targets >= 0
     u = (x @ w.T).float()                                                    # (N, V)
-    low = softcap <= 30                                                      # else p can round to 0, whose logarithm is infinite
+    low = softcap <= 30                                                 # else p can round to 0: an infinite logarithm
     if low:
         s = u.mul_(2 / softcap).sigmoid_()                                   # tanh(u/cap) = 2 s - 1
         p = (s * (2 * softcap)).softmax(-1)                                  # a constant shift does not matter here
@@ -203,13 +234,16 @@ def _head_chunk(
     losses = torch.where(valid, -chosen[:, 0], 0.)
     if grad is None: return losses
     p.scatter_add_(1, t, torch.full_like(losses, -1.)[:, None])              # dL/dlogit = p - onehot
-    p.mul_(s.sub_(s.square()) if low else s.square_().neg_().add_(1))        # times 1 - tanh², which is 4 s (1 - s)
-    d = (p * torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]).to(x.dtype)
-    return losses, d @ w, d.T @ x
+    p.mul_(s.addcmul_(s, s, value=-1) if low else s.square_().neg_().add_(1))    # times 1 - tanh², which is 4 s (1 - s)
+    scale = torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]            # (N, 1), put on the smaller side of the products
+    d = p.to(x.dtype)                                                            # (N, V)
+    return losses, (d @ w * scale).to(x.dtype), d.T @ (x * scale).to(x.dtype)
 
+# %% ../nbs/12_gpt.ipynb #83feff3d
 def _head_grads(x, weight, targets, softcap, chunk, token_grad):
     "Losses of all tokens, and the gradients of x and weight when each loss is weighted by `token_grad`."
-    w, losses, dx, dw = weight.to(x.dtype), [], [], torch.zeros_like(weight, dtype=torch.float32)
+    w = weight.to(x.dtype)
+    losses, dx, dw = [], [], torch.zeros_like(weight, dtype=torch.float32)
     for xc, tc, gc in zip(x.split(chunk), targets.split(chunk), token_grad.split(chunk)):
         loss, dxc, dwc = _head_chunk(xc, w, tc, softcap, gc)
         losses.append(loss)
@@ -222,13 +256,14 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, targets, token_grad, softcap, chunk, train):
         ctx.args = softcap, chunk
-        ctx.early = train and token_grad is not None      # the weights are known: make the gradient while the logits are here
+        ctx.early = train and token_grad is not None      # make the gradient while the logits are here
         if ctx.early:
             losses, dx, dw = _head_grads(x, weight, targets, softcap, chunk, token_grad)
             ctx.save_for_backward(dx, dw.to(weight.dtype))
         else:
             w = weight.to(x.dtype)
-            losses = torch.cat([_head_chunk(xc, w, tc, softcap) for xc, tc in zip(x.split(chunk), targets.split(chunk))])
+            pieces = zip(x.split(chunk), targets.split(chunk))
+            losses = torch.cat([_head_chunk(xc, w, tc, softcap) for xc, tc in pieces])
             ctx.save_for_backward(x, weight, targets)
         return losses if token_grad is None else (losses * token_grad).sum()
 
@@ -238,6 +273,7 @@ class HeadLoss(torch.autograd.Function):
         else: _, dx, dw = _head_grads(*ctx.saved_tensors, *ctx.args, grad)
         return dx, dw, None, None, None, None, None
 
+# %% ../nbs/12_gpt.ipynb #7db75e05
 def head_loss(
     x:torch.Tensor,        # (B, T, C) hidden states
     weight:torch.Tensor,   # (V, C) rows of the head, float32
@@ -247,7 +283,8 @@ def head_loss(
     chunk:int=0,           # tokens whose logits are held at a time; 0: 2 million logits on a CPU, 256 million on a GPU
 )->torch.Tensor:           # float32; a token without target has loss 0, so has a batch without any target
     "Cross-entropy without ever holding the logits of all tokens."
-    if reduction not in ("mean", "sum", "none"): raise CourseError(f"unknown loss_reduction {reduction!r}: use mean, sum or none")
+    if reduction not in ("mean", "sum", "none"):
+        raise CourseError(f"unknown loss_reduction {reduction!r}: use mean, sum or none")
     x, flat = x.flatten(0, 1), targets.flatten()
     chunk = chunk or max(64, (2**28 if x.is_cuda else 2**21) // weight.shape[0])
     token_grad = None if reduction == "none" else torch.ones(flat.shape, device=x.device)
@@ -255,9 +292,11 @@ def head_loss(
     loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, torch.is_grad_enabled())
     return loss.view(targets.shape) if reduction == "none" else loss
 
-# %% ../nbs/12_gpt.ipynb #9935d0f7
-ROLES = {"wte": "embedding", "wpe": "embedding", "lm_head": "unembedding", "value_embeds": "value_embedding", "resid_lambdas": "residual",
-         "x0_lambdas": "x0", "smear": "smear", "backout": "smear"}   # part of a parameter's name -> its role
+# %% ../nbs/12_gpt.ipynb #d96ee4d6
+ROLES = {   # part of a parameter's name -> its role
+    "wte": "embedding", "wpe": "embedding", "lm_head": "unembedding", "value_embeds": "value_embedding",
+    "resid_lambdas": "residual", "x0_lambdas": "x0", "smear": "smear", "backout": "smear",
+}
 
 class GPT(nn.Module):
     "A decoder-only transformer."
@@ -272,8 +311,9 @@ class GPT(nn.Module):
             h=nn.ModuleList([Block(config, i) for i in range(config.n_layer)])))
         if not config.tied: self.lm_head = Linear(config.n_embd, config.padded_vocab_size)
         self.last_norm = make_norm(config)
-        for name, table in zip(("cos", "sin"), rotary_tables(config.sequence_len, config.head_dim, config.rotary_base)):
-            self.register_buffer(name, table, persistent=False)
+        cos, sin = rotary_tables(config.sequence_len, config.head_dim, config.rotary_base)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
         self.make_parts()
 
     @property
@@ -283,102 +323,115 @@ class GPT(nn.Module):
     def head(self): # (V, C): a logit is a row of it times the last state
         return self.transformer.wte.weight if self.config.tied else self.lm_head.weight
 
-    @torch.no_grad()
-    def init_weights(self):
-        "Draw all weights, wherever the model lives, and fill the rotary tables."
-        c = self.config
-        nn.init.normal_(self.transformer.wte.weight, std=c.wte_init)
-        if not c.tied: nn.init.normal_(self.lm_head.weight, std=0.001)
-        bound = math.sqrt(3 / c.n_embd)                                          # uniform with standard deviation 1/sqrt(width)
-        for block in self.transformer.h:
-            for layer in (block.attn.c_q, block.attn.c_k, block.attn.c_v): nn.init.uniform_(layer.weight, -bound, bound)
-            nn.init.uniform_(block.mlp.c_fc.weight, -bound * c.c_fc_init, bound * c.c_fc_init)
-            for layer in (block.attn.c_proj, block.mlp.c_proj): nn.init.zeros_(layer.weight)
-        self.init_parts(bound)                                                   # last: the weights above do not depend on them
-        return self.init_rotary()
+# %% ../nbs/12_gpt.ipynb #b84ddfd7
+@patch
+@torch.no_grad()
+def init_weights(self:GPT):
+    "Draw all weights, wherever the model lives, and fill the rotary tables."
+    c = self.config
+    nn.init.normal_(self.transformer.wte.weight, std=c.wte_init)
+    if not c.tied: nn.init.normal_(self.lm_head.weight, std=0.001)
+    bound = math.sqrt(3 / c.n_embd)                     # uniform with standard deviation 1/sqrt(width)
+    for block in self.transformer.h:
+        for layer in (block.attn.c_q, block.attn.c_k, block.attn.c_v): nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.uniform_(block.mlp.c_fc.weight, -bound * c.c_fc_init, bound * c.c_fc_init)
+        for layer in (block.attn.c_proj, block.mlp.c_proj): nn.init.zeros_(layer.weight)
+    self.init_parts(bound)                              # last: the weights above do not depend on them
+    return self.init_rotary()
 
-    def init_rotary(self,
-        positions:int=0,   # rows of the tables; 0: the context length
-    ):
-        "Fill the rotary tables, which no checkpoint holds: after `to_empty` and before loading weights."
-        c = self.config
-        self.cos, self.sin = rotary_tables(positions or c.sequence_len, c.head_dim, c.rotary_base, self.device)
-        return self
+@patch
+def init_rotary(self:GPT,
+    positions:int=0,   # rows of the tables; 0: the context length
+):
+    "Fill the rotary tables, which no checkpoint holds: after `to_empty` and before loading weights."
+    c = self.config
+    self.cos, self.sin = rotary_tables(positions or c.sequence_len, c.head_dim, c.rotary_base, self.device)
+    return self
 
-    def forward(self,
-        idx:torch.Tensor,             # (B, T) token ids
-        targets:torch.Tensor=None,    # (B, T) next tokens, -1 where nothing is to be predicted
-        kv_cache:KVCache=None,        # earlier tokens; the new ones are added to it
-        loss_reduction:str="mean",    # "mean" over the targets, "sum", or "none": (B, T)
-        logits_at:torch.Tensor=None,  # (B,) one index below T per row: logits of these tokens only, (B, 1, V)
-    )->torch.Tensor:                  # the loss, or without targets the logits (B, T, V), float32
-        "Loss or logits."
-        c, T = self.config, idx.shape[1]
-        cos_sin = self.rotary_at(T, kv_cache)
-        x = self.transformer.wte(idx)                                            # (B, T, C)
-        if c.positions == "learned": x = x + self.position_rows(T, kv_cache)
-        x = rms_norm(x.to(self.dtype)) if c.embed_norm else x.to(self.dtype)
-        if c.smear: x = self.smear(x, idx, kv_cache)
-        x = self.through_blocks(x, idx, cos_sin, kv_cache)
-        if kv_cache is not None: kv_cache.advance(T)
-        if logits_at is not None: x = x.gather(1, logits_at.view(-1, 1, 1).expand(-1, 1, x.shape[2]))
-        x = self.last_norm(x)
-        if targets is not None:
-            weight = self.head if c.vocab_size == c.padded_vocab_size else self.head[:c.vocab_size]
-            return head_loss(x, weight, targets, c.softcap, loss_reduction)
-        logits = (F.linear(x, self.head.to(x.dtype)) if c.tied else self.lm_head(x))[..., :c.vocab_size].float()
-        return c.softcap * torch.tanh(logits / c.softcap)
+# %% ../nbs/12_gpt.ipynb #5f98b591
+@patch
+def forward(self:GPT,
+    idx:torch.Tensor,             # (B, T) token ids
+    targets:torch.Tensor=None,    # (B, T) next tokens, -1 where nothing is to be predicted
+    kv_cache:KVCache=None,        # earlier tokens; the new ones are added to it
+    loss_reduction:str="mean",    # "mean" over the targets, "sum", or "none": (B, T)
+    logits_at:torch.Tensor=None,  # (B,) one index below T per row: logits of these tokens only, (B, 1, V)
+)->torch.Tensor:                  # the loss, or without targets the logits (B, T, V), float32
+    "Loss or logits."
+    c, T = self.config, idx.shape[1]
+    cos_sin = self.rotary_at(T, kv_cache)
+    x = self.transformer.wte(idx)                                            # (B, T, C)
+    if c.positions == "learned": x = x + self.position_rows(T, kv_cache)
+    x = rms_norm(x.to(self.dtype)) if c.embed_norm else x.to(self.dtype)
+    if c.smear: x = self.smear(x, idx, kv_cache)
+    x = self.through_blocks(x, idx, cos_sin, kv_cache)
+    if kv_cache is not None: kv_cache.advance(T)
+    if logits_at is not None: x = x.gather(1, logits_at.view(-1, 1, 1).expand(-1, 1, x.shape[2]))
+    x = self.last_norm(x)
+    if targets is not None:
+        weight = self.head if c.vocab_size == c.padded_vocab_size else self.head[:c.vocab_size]
+        return head_loss(x, weight, targets, c.softcap, loss_reduction)
+    logits = (F.linear(x, self.head.to(x.dtype)) if c.tied else self.lm_head(x))[..., :c.vocab_size].float()
+    return c.softcap * torch.tanh(logits / c.softcap)
 
-    def rotary_at(self, T, kv_cache=None): # cos, sin: (T, D), or (B, T, D) for rows of different length
-        "The rotary tables at the positions of the next T tokens."
-        positions = slice(0, T) if kv_cache is None else kv_cache.start(T)
-        last = T if kv_cache is None else kv_cache.end
-        if last > self.config.sequence_len and self.training:
-            raise CourseError(f"{last} tokens, but the model was made for {self.config.sequence_len}: "
-                              "shorten the input, or make the model with a larger sequence_len")
-        if last > len(self.cos):                                                 # an evaluation may look further
-            with torch.inference_mode(False): self.init_rotary(2 * last)         # training will use the tables again
-        return self.cos[positions], self.sin[positions]
+@patch
+def rotary_at(self:GPT, T, kv_cache=None): # cos, sin: (T, D), or (B, T, D) for rows of different length
+    "The rotary tables at the positions of the next T tokens."
+    positions = slice(0, T) if kv_cache is None else kv_cache.start(T)
+    last = T if kv_cache is None else kv_cache.end
+    if last > self.config.sequence_len and self.training:
+        raise CourseError(f"{last} tokens, but the model was made for {self.config.sequence_len}: "
+                          "shorten the input, or make the model with a larger sequence_len")
+    if last > len(self.cos):                                                 # an evaluation may look further
+        with torch.inference_mode(False): self.init_rotary(2 * last)         # training will use the tables again
+    return self.cos[positions], self.sin[positions]
 
-    def parameters_by_role(self)->dict: # role -> list of (name, parameter)
-        "Parameters by what they do, which decides how they are trained."
-        roles = dict(embedding=[], unembedding=[], matrix=[], scalar=[])
-        for name, p in self.named_parameters():
-            role = next((role for part, role in ROLES.items() if part in name), "matrix" if p.ndim == 2 else "scalar")
-            roles.setdefault(role, []).append((name, p))
-        return roles
+# %% ../nbs/12_gpt.ipynb #a6bd5aa0
+@patch
+def parameters_by_role(self:GPT)->dict: # role -> list of (name, parameter)
+    "Parameters by what they do, which decides how they are trained."
+    roles = dict(embedding=[], unembedding=[], matrix=[], scalar=[])
+    for name, p in self.named_parameters():
+        role = next((role for part, role in ROLES.items() if part in name), "matrix" if p.ndim == 2 else "scalar")
+        roles.setdefault(role, []).append((name, p))
+    return roles
 
-    def num_params(self)->dict: # role -> number of parameters (padding of the vocabulary included), and their total
-        "Count the parameters by role."
-        counts = {role: sum(p.numel() for _, p in ps) for role, ps in self.parameters_by_role().items()}
-        return dict(counts, total=sum(counts.values()))
+@patch
+def num_params(self:GPT)->dict: # role -> number of parameters (padding of the vocabulary included), and their total
+    "Count the parameters by role."
+    counts = {role: sum(p.numel() for _, p in ps) for role, ps in self.parameters_by_role().items()}
+    return dict(counts, total=sum(counts.values()))
 
-    def flops_per_token(self)->int: # forward and backward, attention by window, causality not subtracted
-        "Floating point operations of training on one token (Chowdhery et al. 2022, arXiv 2204.02311, appendix B)."
-        c, n = self.config, self.num_params()
-        seen = sum(c.sequence_len if w < 0 else min(w, c.sequence_len) for w in c.windows)   # keys per query, over layers
-        head = c.padded_vocab_size * c.n_embd                                                # also where it is the embedding
-        return 6 * (n["matrix"] + head + SMEAR_GATE * c.smear) + 12 * c.n_embd * seen
+@patch
+def flops_per_token(self:GPT)->int: # forward and backward, attention by window, causality not subtracted
+    "Floating point operations of training on one token (Chowdhery et al. 2022, arXiv 2204.02311, appendix B)."
+    c, n = self.config, self.num_params()
+    seen = sum(c.sequence_len if w < 0 else min(w, c.sequence_len) for w in c.windows)   # keys per query
+    head = c.padded_vocab_size * c.n_embd                                    # also where it is the embedding
+    return 6 * (n["matrix"] + head + SMEAR_GATE * c.smear) + 12 * c.n_embd * seen
 
-    def new_cache(self,
-        batch_size:int=1,     # rows
-        max_len:int=None,     # tokens per row, the context length by default
-    )->KVCache:
-        "An empty cache that fits this model."
-        c = self.config
-        return KVCache(c.n_layer, batch_size, max_len or c.sequence_len, c.n_kv_head, c.head_dim, self.device, self.dtype)
+@patch
+def new_cache(self:GPT,
+    batch_size:int=1,     # rows
+    max_len:int=None,     # tokens per row, the context length by default
+)->KVCache:
+    "An empty cache that fits this model."
+    c = self.config
+    tokens = max_len or c.sequence_len
+    return KVCache(c.n_layer, batch_size, tokens, c.n_kv_head, c.head_dim, self.device, self.dtype)
 
-    def cast_for_inference(self,
-        dtype=None,   # the compute dtype by default
-    ):                # the same model, without gradients
-        "Cast all weights once, instead of at each call."
-        self.dtype = dtype or self.dtype
-        for p in self.parameters():
-            p.requires_grad = False
-            if p.ndim > 1: p.data = p.data.to(self.dtype)    # single factors keep their digits
-        return self.eval()
+@patch
+def cast_for_inference(self:GPT,
+    dtype=None,   # the compute dtype by default
+):                # the same model, without gradients
+    "Cast all weights once, instead of at each call."
+    self.dtype = dtype or self.dtype
+    for p in self.parameters():
+        p.requires_grad = False
+        if p.ndim > 1: p.data = p.data.to(self.dtype)    # single factors keep their digits
+    return self.eval()
 
-# %% ../nbs/12_gpt.ipynb #65374063
+# %% ../nbs/12_gpt.ipynb #c36d9d6c
 @patch
 def make_parts(self:GPT):
     "Parameters of the optional parts; those that are off have none."
@@ -403,7 +456,7 @@ def init_parts(self:GPT,
     gates = [self.transformer.h[i].attn.ve_gate for i in c.value_layers] + ([self.smear_gate] if c.smear else [])
     for gate in gates: nn.init.uniform_(gate.weight, 0., 0.02)
     if c.residual_scalars:
-        depth = torch.arange(c.n_layer, device=self.device) / max(1, c.n_layer - 1)   # 0 for the first layer, 1 for the last
+        depth = torch.arange(c.n_layer, device=self.device) / max(1, c.n_layer - 1)   # 0 first, 1 in the last layer
         self.resid_lambdas.copy_(1.15 - 0.10 * depth)
         self.x0_lambdas.copy_(0.20 - 0.15 * depth)
     if c.smear: nn.init.zeros_(self.smear_lambda)
@@ -415,7 +468,7 @@ def init_parts(self:GPT,
         if name.endswith("norm.weight"): nn.init.ones_(p)
         if name.endswith(".bias"): nn.init.zeros_(p)
 
-# %% ../nbs/12_gpt.ipynb #3a745802
+# %% ../nbs/12_gpt.ipynb #6f892af7
 @patch
 def smear(self:GPT,
     x:torch.Tensor,        # (B, T, C) normalised embeddings
@@ -428,7 +481,8 @@ def smear(self:GPT,
         token = kv_cache.remember(idx)                                           # (B, 1)
         before = rms_norm(self.transformer.wte(token.clamp(min=0)).to(x.dtype)) * (token >= 0).unsqueeze(-1)
     previous = torch.cat([before, x[:, :-1]], dim=1)                             # (B, T, C)
-    return x + self.smear_lambda[0] * torch.sigmoid(self.smear_gate(x[..., :SMEAR_GATE])) * previous
+    gate = torch.sigmoid(self.smear_gate(x[..., :SMEAR_GATE]))                   # (B, T, 1)
+    return x + self.smear_lambda[0] * gate * previous
 
 @patch
 def position_rows(self:GPT,
@@ -438,7 +492,8 @@ def position_rows(self:GPT,
     "What learned positions add to the embeddings. There are no rows beyond the context."
     last = T if kv_cache is None else kv_cache.end
     if last > self.config.sequence_len:
-        raise CourseError(f"{last} tokens, but the model has learned {self.config.sequence_len} positions: shorten the input")
+        raise CourseError(f"{last} tokens, but the model has learned {self.config.sequence_len} positions: "
+                          "shorten the input")
     return self.transformer.wpe.weight[:T] if kv_cache is None else self.transformer.wpe(kv_cache.positions)
 
 @patch
@@ -449,7 +504,8 @@ def through_blocks(self:GPT,
     kv_cache:KVCache=None, # earlier tokens
 )->torch.Tensor:           # (B, T, C)
     "The residual stream from the first block to the last."
-    c, start, middle, first, outs = self.config, x, None, None, []
+    c, start = self.config, x
+    middle, first, outs = None, None, []                                         # what optional parts keep for later
     for i, block in enumerate(self.transformer.h):
         back = c.n_layer - 1 - i                                                 # the layer on the other side of the U
         if c.unet and i > back: x = x + self.skip_weights[back] * outs[back]

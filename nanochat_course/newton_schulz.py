@@ -16,17 +16,18 @@ from .common import CourseError, detect_dtype
 CUBIC = (1.5, -0.5, 0.)               # Newton and Schulz: converges to 1, slowly
 QUINTIC = (3.4445, -4.7750, 2.0315)   # Keller Jordan 2024: fast, stays near 1
 
-# %% ../nbs/20_newton_schulz.ipynb #1e457d6b
+# %% ../nbs/20_newton_schulz.ipynb #6c541b7d
 def minimax_quintic(
     l:float,      # lower end of the interval, above 0
     u:float,      # upper end
 )->tuple:         # (a, b, c), and the largest |1 - p(x)| on [l, u]
-    "The odd polynomial p(x) = a x + b x^3 + c x^5 closest to 1 on [l, u], by Remez exchange (Amsel et al. 2025, arXiv 2505.16932)."
+    "The quintic a x + b x^3 + c x^5 closest to 1 on [l, u], by Remez exchange (Amsel et al. 2025, arXiv 2505.16932)."
     if l > u * (1 - 1e-5): return (15 / 8 / u, -10 / 8 / u**3, 3 / 8 / u**5), 0.   # the interval is a point: Pade
     q, r, error = (3*l + u) / 4, (l + 3*u) / 4, None
     for _ in range(100):
         x = torch.tensor([l, q, r, u], dtype=torch.float64)                   # p = 1-E, 1+E, 1-E, 1+E there
-        a, b, c, E = torch.linalg.solve(torch.stack([x, x**3, x**5, torch.tensor([1., -1, 1, -1])], 1), torch.ones_like(x)).tolist()
+        equations = torch.stack([x, x**3, x**5, torch.tensor([1., -1, 1, -1])], 1)
+        a, b, c, E = torch.linalg.solve(equations, torch.ones_like(x)).tolist()
         d = math.sqrt(9*b*b - 20*a*c)
         q, r = (math.sqrt((-3*b + s*d) / (10*c)) for s in (-1, 1))            # where p' = 0
         if error is not None and abs(error - E) < 1e-14: break
@@ -53,7 +54,7 @@ def polar_express_coefficients(
         triples.append((a / t, b / t**3, c / t**5))
     return tuple(triples)
 
-# %% ../nbs/20_newton_schulz.ipynb #286e95e8
+# %% ../nbs/20_newton_schulz.ipynb #d5be6b16
 def unit_norm(
     G:torch.Tensor,     # (K, m, n)
     dtype,              # of the result
@@ -61,24 +62,28 @@ def unit_norm(
     "Divide each matrix by its Frobenius norm, whatever its magnitude."
     X = (G if G.dtype == torch.float64 else G.float()).flatten(1)                # (K, m n)
     if X.device.type != "cpu" or torch.compiler.is_compiling():
-        X = X / X.abs().amax(1, keepdim=True).clamp(min=torch.finfo(X.dtype).tiny) # squares neither vanish nor overflow
+        largest = X.abs().amax(1, keepdim=True)
+        X = X / largest.clamp(min=torch.finfo(X.dtype).tiny)                     # squares neither vanish nor overflow
         return (X / torch.linalg.vector_norm(X, dim=1, keepdim=True).clamp(min=1)).to(dtype).view(G.shape)
-    norm = lambda: torch.stack([torch.dot(x, x) for x in X]).sqrt()              # one by one: a sum whose order does not depend on K
-    sizes = norm()
+    sizes = _norms(X)
     if not ((sizes > 1e-15) & (sizes < 1e15)).all():
-        X = torch.ldexp(X, -torch.frexp(X.abs().amax(1, keepdim=True)).exponent.clamp(-126, 126))
-        sizes = norm()
+        exponent = torch.frexp(X.abs().amax(1, keepdim=True)).exponent
+        X = torch.ldexp(X, -exponent.clamp(-126, 126))
+        sizes = _norms(X)
     out = torch.empty_like(X, dtype=dtype)
     for x, y, size in zip(X, out, sizes.tolist()):
-        for a, b in zip(x.split(2**18), y.split(2**18)): b.copy_(a * (1 / size if size else 0.))  # in pieces that stay in the cache
+        factor = 1 / size if size else 0.
+        for a, b in zip(x.split(2**18), y.split(2**18)): b.copy_(a * factor)     # in pieces that stay in the cache
     return out.view(G.shape)
+
+def _norms(X): return torch.stack([torch.dot(x, x) for x in X]).sqrt()           # one by one: no sum depends on K
 
 @lru_cache
 def fast_dtype(device)->torch.dtype: # asked once for each device
     "The dtype in which this device multiplies fastest."
     return detect_dtype(device)
 
-# %% ../nbs/20_newton_schulz.ipynb #515e7df8
+# %% ../nbs/20_newton_schulz.ipynb #19b3d39f
 def symmetric_product(
     A:torch.Tensor,     # (K, m, n)
     B:torch.Tensor,     # (K, n, m), such that A @ B is symmetric
@@ -88,7 +93,8 @@ def symmetric_product(
     block:int=256,      # rows computed at a time
 )->torch.Tensor:        # (K, m, m): beta C + alpha A B
     "A product known to be symmetric: on a CPU, only the blocks on and above the diagonal are multiplied."
-    if A.device.type != "cpu" or A.shape[-2] < 2 * block: return A @ B if C is None else torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
+    if A.device.type != "cpu" or A.shape[-2] < 2 * block:
+        return A @ B if C is None else torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
     S = A.new_empty(A.shape[0], A.shape[-2], A.shape[-2])
     for k, s in enumerate(S):
         for i in range(0, len(s), block):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['METHODS', 'ADAMW', 'MUON', 'ADAM_BY_ROLE', 'adamw_equations_', 'fusable', 'adamw_update_', 'lr_factor', 'whole_norm',
            'second_moment_shape', 'equalize_lines_', 'even_rows', 'exact_norm', 'muon_direction_', 'compiled_direction',
-           'muon_update_', 'stacked', 'check_group', 'evaluate_closure', 'MuonAdamW', 'by_shape', 'with_names',
-           'vocabulary_tables', 'AdamW', 'Muon', 'param_groups']
+           'muon_update_', 'stacked', 'check_muon_params', 'check_group', 'evaluate_closure', 'MuonAdamW', 'by_shape',
+           'with_names', 'in_lists', 'vocabulary_tables', 'AdamW', 'Muon', 'param_groups']
 
 # %% ../nbs/21_optim.ipynb #cbde9df5
 import warnings
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from .common import CourseError
 from .newton_schulz import QUINTIC, fast_dtype, orthogonalize, polar_express_coefficients
 
-# %% ../nbs/21_optim.ipynb #054aebde
+# %% ../nbs/21_optim.ipynb #7ebf1c37
 @torch.no_grad()
 def adamw_equations_(
     p:torch.Tensor,      # parameter, changed in place
@@ -30,16 +30,17 @@ def adamw_equations_(
     g = g.to(m.dtype)
     m.lerp_(g, 1 - betas[0])
     v.lerp_(g.square(), 1 - betas[1])
-    m_hat, v_hat = (x / (1 - beta**float(step)) for x, beta in ((m, betas[0]), (v, betas[1])))  # in float32, 1 - 0.9999 has lost half its digits
+    m_hat = m / (1 - betas[0]**float(step))         # a Python number: in float32, 1 - 0.9999 has lost half its digits
+    v_hat = v / (1 - betas[1]**float(step))
     p.copy_(p * (1 - lr * weight_decay) - lr * m_hat / (v_hat.sqrt() + eps))
 
-# %% ../nbs/21_optim.ipynb #e4b12ab5
+# %% ../nbs/21_optim.ipynb #8fa90f31
 def fusable(
     *tensors,    # of one parameter
-)->bool:         # on a CPU, rows of 16 numbers make the fused kernel's result independent of how rows are cut into slices
+)->bool:         # on a CPU, rows of 16 numbers: then the result does not depend on how rows are cut into slices
     "Can the fused kernel take these tensors?"
-    return all(t.dtype == torch.float32 and t.is_contiguous() and (t.device.type == "cuda" or t.device.type == "cpu" and t.shape[-1:].numel() % 16 == 0)
-               for t in tensors)
+    def fits(t): return t.device.type == "cuda" or t.device.type == "cpu" and t.shape[-1:].numel() % 16 == 0
+    return all(t.dtype == torch.float32 and t.is_contiguous() and fits(t) for t in tensors)
 
 @torch.no_grad()
 def adamw_update_(
@@ -56,24 +57,24 @@ def adamw_update_(
     fused = [r for r in rows if fusable(*r[:4])]
     if fused:
         p, g, m, v, s = map(list, zip(*fused))
-        torch._fused_adamw_(p, g, m, v, [], s, lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=weight_decay, eps=eps,
-                            amsgrad=False, maximize=False)
+        torch._fused_adamw_(p, g, m, v, [], s, lr=lr, beta1=betas[0], beta2=betas[1],
+                            weight_decay=weight_decay, eps=eps, amsgrad=False, maximize=False)
     for r in rows:
         if not fusable(*r[:4]): adamw_equations_(*r, lr, betas, eps, weight_decay)
 
-# %% ../nbs/21_optim.ipynb #f2d4d316
+# %% ../nbs/21_optim.ipynb #44289853
 def lr_factor(
     shape,            # (…, rows, cols) of the matrix: outputs x inputs
     rule="keller",    # "keller", "moonshot" or None
 )->float:             # what the learning rate is multiplied with
-    "Learning rate by shape: max(1, rows/cols)^0.5 (Keller Jordan 2024) or 0.2 max(rows, cols)^0.5 (Liu et al. 2025, arXiv 2502.16982)."
+    "max(1, rows/cols)^0.5 (Keller Jordan 2024) or 0.2 max(rows, cols)^0.5 (Liu et al. 2025, arXiv 2502.16982)."
     rows, cols = shape[-2:]
     if rule == "keller": return max(1, rows / cols)**0.5
     if rule == "moonshot": return 0.2 * max(rows, cols)**0.5
     if rule is None: return 1.
     raise CourseError(f"unknown lr_scale {rule!r}: use 'keller', 'moonshot' or None")
 
-# %% ../nbs/21_optim.ipynb #5b212d83
+# %% ../nbs/21_optim.ipynb #44398b33
 def whole_norm(
     X:torch.Tensor,              # (K, m, n)
 )->torch.Tensor:                 # (K, 1, 1)
@@ -89,11 +90,11 @@ def second_moment_shape(
 
 def equalize_lines_(
     O:torch.Tensor,              # (K, m, n) orthogonalised updates, float32
-    second_moment:torch.Tensor,  # (K, m, 1) running mean square of each row, or (K, 1, n) of each column; changed in place
+    second_moment:torch.Tensor,  # (K, m, 1) running mean squares of rows, or (K, 1, n) of columns; changed in place
     beta2,                       # its decay: a number, or a 0-dim tensor
     eps:float=1e-10,             # floor of the mean square
 )->torch.Tensor:                 # (K, m, n)
-    "Divide each row (or column) by its running size, and keep the whole norm (NorMuon: Li et al. 2025, arXiv 2510.05491)."
+    "Divide each row (or column) by its running size; keep the whole norm (NorMuon: Li et al. 2025, arXiv 2510.05491)."
     along = -1 if second_moment.shape[-1] == 1 else -2
     second_moment.lerp_(O.square().mean(along, keepdim=True), 1 - beta2)
     N = O * second_moment.clamp(min=eps).rsqrt()
@@ -115,13 +116,16 @@ def exact_norm(
     "Scale each matrix to the norm it should have (Muon+, 2026, arXiv 2602.21545)."
     return O * (min(O.shape[-2:])**0.5 / whole_norm(O).clamp(min=floor))
 
-# %% ../nbs/21_optim.ipynb #3a2ce586
-METHODS = dict(newton_schulz=lambda steps: (QUINTIC,) * steps, polar_express=polar_express_coefficients)   # steps -> triples
+# %% ../nbs/21_optim.ipynb #7eb00e9c
+METHODS = dict(   # number of steps -> a triple of coefficients for each
+    newton_schulz=lambda steps: (QUINTIC,) * steps,
+    polar_express=polar_express_coefficients,
+)
 
 def muon_direction_(
     G:torch.Tensor,              # (K, m, n) gradients
     M:torch.Tensor,              # (K, m, n) momentum: running mean of the gradients, changed in place
-    S:torch.Tensor=None,         # (K, m, 1) or (K, 1, n) NorMuon's running mean squares, changed in place; None leaves them out
+    S:torch.Tensor=None,         # (K, m, 1) or (K, 1, n) NorMuon's running mean squares, changed in place, or None
     momentum=0.95,               # a number, or a 0-dim tensor
     beta2=None,                  # the same, for S
     nesterov:bool=True,          # look one step ahead
@@ -133,7 +137,8 @@ def muon_direction_(
 )->torch.Tensor:                 # (K, m, n), float32: the direction of the update
     "Momentum first, orthogonalisation after it, rows of equal size last."
     M.lerp_(G, 1 - momentum)
-    ahead = M if not nesterov else G.lerp(M, momentum) if out is None else torch.lerp(G, M, momentum, out=out)
+    ahead = M
+    if nesterov: ahead = G.lerp(M, momentum) if out is None else torch.lerp(G, M, momentum, out=out)
     if equilibrate: ahead = even_rows(ahead)
     O = orthogonalize(ahead, triples, dtype)
     O = O.float() if out is None else out.copy_(O)
@@ -145,14 +150,16 @@ def compiled_direction(): # compiled when first called, once for each shape
     "`muon_direction_` as one graph."
     return torch.compile(muon_direction_, dynamic=False, fullgraph=True)
 
-# %% ../nbs/21_optim.ipynb #575abcf7
+# %% ../nbs/21_optim.ipynb #5516cb8b
 @torch.no_grad()
 def muon_update_(
     params,                      # K matrices (m, n): a list, or a stack (K, m, n); changed in place
     grads,                       # the same of their gradients
     momentum_buffers,            # the same; changed in place
     second_moments=None,         # the same of `second_moment_shape`, for NorMuon; changed in place
-    *, lr:float, momentum:float=0.95, nesterov:bool=True, weight_decay:float=0., ns_steps:int=5, method:str="polar_express",
+    *, lr:float, momentum:float=0.95, nesterov:bool=True, weight_decay:float=0.,
+    ns_steps:int=5,              # steps of the orthogonalisation
+    method:str="polar_express",  # a name in `METHODS`
     lr_scale="keller",           # rule of `lr_factor`
     cautious:bool=False,         # decay only the weights that the update shrinks as well
     beta2:float=None,            # decay of `second_moments`
@@ -165,33 +172,47 @@ def muon_update_(
     p0 = params[0]
     if compile is None: compile = p0.device.type == "cuda"
     some = max(1, 2**19 // p0.numel()) if p0.device.type == "cpu" else len(params)
-    number = (lambda x: torch.tensor(x, dtype=torch.float32)) if compile else (lambda x: x)     # numbers would be compiled in
+    def number(x): return torch.tensor(x, dtype=torch.float32) if compile else x      # a number would be compiled in
     kernel = compiled_direction() if compile else muon_direction_
-    factor, triples, dtype = -lr * lr_factor(p0.shape, lr_scale), METHODS[method](ns_steps), ns_dtype or fast_dtype(p0.device)
-    work = None if compile else torch.empty(min(some, len(params)), *p0.shape, dtype=momentum_buffers[0].dtype, device=p0.device)
+    triples, dtype = METHODS[method](ns_steps), ns_dtype or fast_dtype(p0.device)
+    memory = dict(dtype=momentum_buffers[0].dtype, device=p0.device)
+    work = None if compile else torch.empty(min(some, len(params)), *p0.shape, **memory)
     for i in range(0, len(params), some):
         P = list(params[i:i+some])
-        (G, _), (M, list_M), (S, list_S) = (stacked(x[i:i+some] if x is not None else None) for x in (grads, momentum_buffers, second_moments))
-        out = None if work is None else work[:len(P)]
-        O = list(kernel(G, M, S, number(momentum), number(beta2) if S is not None else None, nesterov, triples, dtype, out,
-                        equilibrate, renormalize))
-        for to, x in ((list_M, M), (list_S, S)):
-            if to is not None: torch._foreach_copy_(to, list(x))
-        if weight_decay and cautious: torch._foreach_mul_(P, [1 - lr * weight_decay * (o * p >= 0) for o, p in zip(O, P)])
+        G, _ = stacked(grads[i:i+some])
+        M, list_M = stacked(momentum_buffers[i:i+some])
+        S, list_S = stacked(second_moments[i:i+some]) if second_moments is not None else (None, None)
+        decay2 = number(beta2) if S is not None else None
+        out = work[:len(P)] if work is not None else None
+        O = list(kernel(G, M, S, number(momentum), decay2, nesterov, triples, dtype, out, equilibrate, renormalize))
+        if list_M is not None: torch._foreach_copy_(list_M, list(M))
+        if list_S is not None: torch._foreach_copy_(list_S, list(S))
+        if weight_decay and cautious:
+            torch._foreach_mul_(P, [1 - lr * weight_decay * (o * p >= 0) for o, p in zip(O, P)])
         elif weight_decay: torch._foreach_mul_(P, 1 - lr * weight_decay)
-        torch._foreach_add_(P, O, alpha=factor)
+        torch._foreach_add_(P, O, alpha=-lr * lr_factor(p0.shape, lr_scale))
 
 def stacked(
-    x,   # a stack (K, …), a list of K tensors, or None
+    x,   # a stack (K, …), or a list of K tensors
 )->tuple: # the stack, and the list to copy it back to (None where the stack is `x` itself, or a view of it)
     "Make a stack; a list of one needs no copy."
-    if x is None or isinstance(x, torch.Tensor): return x, None
+    if isinstance(x, torch.Tensor): return x, None
     return (x[0][None], None) if len(x) == 1 else (torch.stack(x), x)
 
-# %% ../nbs/21_optim.ipynb #f0ebf1bb
+# %% ../nbs/21_optim.ipynb #be6db686
 ADAMW = dict(betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)
-MUON = dict(momentum=0.95, nesterov=True, ns_steps=5, weight_decay=0., method="polar_express", lr_scale="keller", cautious=False,
-            beta2=None, ns_dtype=None, compile=None, equilibrate=False, renormalize=False)
+MUON = dict(momentum=0.95, nesterov=True, ns_steps=5, weight_decay=0., method="polar_express", lr_scale="keller",
+            cautious=False, beta2=None, ns_dtype=None, compile=None, equilibrate=False, renormalize=False)
+
+def check_muon_params(
+    params,         # list of tensors
+    fail,           # raises an error with a text
+):
+    "Muon takes matrices, all of one shape."
+    shapes = sorted({tuple(p.shape) for p in params})
+    others = [s for s in shapes if len(s) != 2]
+    if others: fail(f"Muon takes matrices only, not {others[0]}; use kind 'adamw' for it")
+    if len(shapes) > 1: fail(f"Muon takes matrices of one shape, not {shapes}; make one group per shape")
 
 def check_group(
     i:int,          # its place in the list, for the message
@@ -199,7 +220,9 @@ def check_group(
 )->dict:            # with lists and defaults filled in
     "Raise a `CourseError` for a parameter group that cannot work."
     def fail(text): raise CourseError(f"parameter group {i}: {text}")
-    if not isinstance(group, dict): fail(f"a {type(group).__name__}, but a dict with kind, params and lr is wanted; param_groups(model) makes them, AdamW(model.parameters()) needs none")
+    if not isinstance(group, dict):
+        fail(f"a {type(group).__name__}, but a dict with kind, params and lr is wanted; "
+             "param_groups(model) makes them, AdamW(model.parameters()) needs none")
     kind = group.get("kind")
     if kind not in ("adamw", "muon"): fail(f"kind is {kind!r}; use 'adamw' or 'muon'")
     missing = {"params", "lr"} - set(group)
@@ -211,14 +234,13 @@ def check_group(
     if not params: fail("no parameters; leave the group out")
     if len(group.get("names", params)) != len(params): fail(f"{len(params)} parameters and {len(group['names'])} names")
     if kind == "muon":
-        shapes = sorted({tuple(p.shape) for p in params})
-        if any(len(s) != 2 for s in shapes): fail(f"Muon takes matrices only, not {next(s for s in shapes if len(s) != 2)}; use kind 'adamw' for it")
-        if len(shapes) > 1: fail(f"Muon takes matrices of one shape, not {shapes}; make one group per shape")
-        if group.get("method", "polar_express") not in METHODS: fail(f"method {group['method']!r} unknown; use one of {', '.join(METHODS)}")
-        lr_factor(params[0].shape, group.get("lr_scale", "keller"))
+        check_muon_params(params, fail)
+        method = group.get("method", "polar_express")
+        if method not in METHODS: fail(f"method {method!r} unknown; use one of {', '.join(METHODS)}")
+        lr_factor(params[0].shape, group.get("lr_scale", "keller"))            # refuses an unknown rule
     return {**defaults, "initial_lr": group["lr"], **group, "params": params}
 
-# %% ../nbs/21_optim.ipynb #d1d9dfa1
+# %% ../nbs/21_optim.ipynb #0b241885
 def evaluate_closure(
     closure,   # computes the loss and its gradients, or None
 ):             # the closure's loss, or None
@@ -229,7 +251,7 @@ def evaluate_closure(
 class MuonAdamW(torch.optim.Optimizer):
     "Muon for the groups of kind `muon`, AdamW for those of kind `adamw`, in one process."
     def __init__(self,
-        param_groups,   # dicts with `kind`, `params`, `lr`, the kind's settings, and `names` parallel to `params` (else numbered)
+        param_groups,   # dicts with `kind`, `params`, `lr`, the kind's settings, and `names` (else numbered)
     ):
         super().__init__([check_group(i, g) for i, g in enumerate(param_groups)], {})
         number = 0
@@ -237,7 +259,8 @@ class MuonAdamW(torch.optim.Optimizer):
             g.setdefault("names", [f"param{number + i}" for i in range(len(g["params"]))])
             number += len(g["params"])
         names = [n for g in self.param_groups for n in g["names"]]
-        if len(set(names)) < len(names): raise CourseError("two parameters have the same name: every name in `names` must be unique")
+        if len(set(names)) < len(names):
+            raise CourseError("two parameters have the same name: every name in `names` must be unique")
 
     @torch.no_grad()
     def step(self,
@@ -251,27 +274,42 @@ class MuonAdamW(torch.optim.Optimizer):
             if params: (self.step_muon if g["kind"] == "muon" else self.step_adamw)(g, params)
         return loss
 
-    def init_state(self, p, group):
-        "State of a parameter that has its first gradient."
-        state = self.state[p]
-        if group["kind"] == "adamw" and not state:
-            state.update(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-        elif group["kind"] == "muon":
-            if not state: state["momentum_buffer"] = torch.zeros_like(p)
-            if group["beta2"] is not None and "second_moment" not in state:
-                state["second_moment"] = torch.zeros(second_moment_shape(p.shape), device=p.device)
+# %% ../nbs/21_optim.ipynb #581aa84f
+@patch
+def init_state(self:MuonAdamW,
+    p,      # parameter
+    group,  # that it belongs to
+):
+    "State of a parameter that has its first gradient."
+    state = self.state[p]
+    if group["kind"] == "adamw" and not state:
+        state["step"] = torch.zeros((), device=p.device)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+    elif group["kind"] == "muon":
+        if not state: state["momentum_buffer"] = torch.zeros_like(p)
+        if group["beta2"] is not None and "second_moment" not in state:
+            state["second_moment"] = torch.zeros(second_moment_shape(p.shape), device=p.device)
 
-    def step_adamw(self, g, params):
-        "AdamW for one group."
-        m, v, steps = ([self.state[p][k] for p in params] for k in ("exp_avg", "exp_avg_sq", "step"))
-        adamw_update_(params, [p.grad for p in params], m, v, steps, **{k: g[k] for k in ("lr", *ADAMW)})
+@patch
+def step_adamw(self:MuonAdamW,
+    g,      # the group
+    params, # its parameters that have a gradient
+):
+    "AdamW for one group."
+    m, v, steps = ([self.state[p][k] for p in params] for k in ("exp_avg", "exp_avg_sq", "step"))
+    adamw_update_(params, [p.grad for p in params], m, v, steps, **{k: g[k] for k in ("lr", *ADAMW)})
 
-    def step_muon(self, g, params):
-        "Muon for one group."
-        second = [self.state[p]["second_moment"] for p in params] if g["beta2"] is not None else None
-        muon_update_(params, [p.grad for p in params], [self.state[p]["momentum_buffer"] for p in params], second, **{k: g[k] for k in ("lr", *MUON)})
+@patch
+def step_muon(self:MuonAdamW,
+    g,      # the group
+    params, # its parameters that have a gradient
+):
+    "Muon for one group."
+    second = [self.state[p]["second_moment"] for p in params] if g["beta2"] is not None else None
+    first = [self.state[p]["momentum_buffer"] for p in params]
+    muon_update_(params, [p.grad for p in params], first, second, **{k: g[k] for k in ("lr", *MUON)})
 
-# %% ../nbs/21_optim.ipynb #ba092dfd
+# %% ../nbs/21_optim.ipynb #4b7959e2
 @patch
 def named(self:MuonAdamW)->dict: # name -> parameter
     "All parameters by name."
@@ -288,13 +326,17 @@ def load_state_tensors(self:MuonAdamW,
     tensors:dict,   # as `state_tensors` gave them
 ):
     "Replace the whole state; a state that does not fit raises a `CourseError` and changes nothing."
-    params, state = self.named(), {}
+    params, state, doubt = self.named(), {}, "was it saved with another depth or architecture?"
     for key, t in tensors.items():
         name, _, k = key.rpartition("/")
-        if name not in params: raise CourseError(f"saved optimizer state {key!r} belongs to no parameter of this model: was it saved with another depth or architecture?")
+        if name not in params:
+            raise CourseError(f"saved optimizer state {key!r} belongs to no parameter of this model: {doubt}")
         p = params[name]
-        shape = {"step": (), "second_moment": second_moment_shape(p.shape) if p.ndim == 2 else ()}.get(k, tuple(p.shape))
-        if tuple(t.shape) != shape: raise CourseError(f"saved optimizer state {key!r} has shape {tuple(t.shape)}, this model needs {shape}: was it saved with another depth or architecture?")
+        shapes = {"step": (), "second_moment": second_moment_shape(p.shape) if p.ndim == 2 else ()}
+        shape = shapes.get(k, tuple(p.shape))
+        if tuple(t.shape) != shape:
+            raise CourseError(f"saved optimizer state {key!r} has shape {tuple(t.shape)}, "
+                              f"this model needs {shape}: {doubt}")
         state.setdefault(p, {})[k] = t.detach().to(p.device, copy=True)
     self.state.clear()
     self.state.update(state)
@@ -308,7 +350,7 @@ def load_state_dict(self:MuonAdamW,
     for p, s in self.state.items():
         if "step" in s: s["step"] = torch.as_tensor(s["step"], dtype=torch.float32, device=p.device)
 
-# %% ../nbs/21_optim.ipynb #2b2a7e5a
+# %% ../nbs/21_optim.ipynb #89d78e80
 def by_shape(
     named,      # pairs (name, parameter)
 )->dict:        # shape -> list of pairs
@@ -321,12 +363,19 @@ def with_names(params)->list: # pairs (name, parameter)
     "Accept `model.parameters()` and `model.named_parameters()` alike."
     return [p if isinstance(p, tuple) else (f"param{i}", p) for i, p in enumerate(params)]
 
+def in_lists(
+    named,      # pairs (name, parameter)
+)->dict:        # `names` and `params`, as a parameter group has them
+    "Pairs into two lists."
+    return dict(names=[n for n, _ in named], params=[p for _, p in named])
+
 def vocabulary_tables(
     named,      # pairs (name, parameter)
 )->list:        # names of what looks like an embedding or a head: by its name, or eight times as many rows as columns
     "Matrices that Muon should not be given."
-    names = ("embed", "wte", "wpe", "lm_head")
-    return [n for n, p in named if p.ndim == 2 and (any(x in n.lower() for x in names) or p.shape[0] >= 8 * p.shape[1])]
+    words = ("embed", "wte", "wpe", "lm_head")
+    def looks_like(name, p): return any(word in name.lower() for word in words) or p.shape[0] >= 8 * p.shape[1]
+    return [n for n, p in named if p.ndim == 2 and looks_like(n, p)]
 
 class AdamW(MuonAdamW):
     "AdamW for all parameters."
@@ -335,27 +384,30 @@ class AdamW(MuonAdamW):
         lr:float=3e-4,     # learning rate
         **settings,        # betas, eps, weight_decay
     ):
-        named = with_names(params)
-        super().__init__([dict(kind="adamw", params=[p for _, p in named], names=[n for n, _ in named], lr=lr, **settings)])
+        super().__init__([dict(kind="adamw", lr=lr, **in_lists(with_names(params)), **settings)])
 
 class Muon(MuonAdamW):
     "Muon for matrices; a group for each shape."
     def __init__(self,
         params,            # matrices, or pairs (name, matrix)
         lr:float=0.02,     # learning rate
-        **settings,        # momentum, nesterov, ns_steps, weight_decay, method, lr_scale, cautious, beta2, equilibrate, renormalize, …
+        **settings,        # of `MUON`: momentum, nesterov, ns_steps, weight_decay, method, lr_scale, cautious, beta2, …
     ):
         pairs = with_names(params)
         if tables := vocabulary_tables(pairs):
-            warnings.warn(f"Muon is for hidden matrices, and {', '.join(tables)} looks like an embedding or a head: give those to AdamW, for instance by MuonAdamW(param_groups(model))", stacklevel=2)
-        super().__init__([dict(kind="muon", params=[p for _, p in named], names=[n for n, _ in named], lr=lr, **settings)
-                          for named in by_shape(pairs).values()])
+            warnings.warn(f"Muon is for hidden matrices, and {', '.join(tables)} looks like an embedding or a head: "
+                          "give those to AdamW, for instance by MuonAdamW(param_groups(model))", stacklevel=2)
+        groups = [in_lists(named) for named in by_shape(pairs).values()]
+        super().__init__([dict(kind="muon", lr=lr, **group, **settings) for group in groups])
 
-# %% ../nbs/21_optim.ipynb #75866876
+# %% ../nbs/21_optim.ipynb #d33c58ea
 ADAM_BY_ROLE = dict(  # of the record: long memories for tables, whose rows are rarely used; a little decay
-    unembedding=dict(betas=(0.8, 0.96), weight_decay=0.01), embedding=dict(betas=(0.8, 0.995), weight_decay=0.001),
-    value_embedding=dict(betas=(0.8, 0.995), weight_decay=0.01), residual=dict(betas=(0.8, 0.95), weight_decay=0.05),
-    x0=dict(betas=(0.96, 0.95), weight_decay=0.))
+    unembedding=dict(betas=(0.8, 0.96), weight_decay=0.01),
+    embedding=dict(betas=(0.8, 0.995), weight_decay=0.001),
+    value_embedding=dict(betas=(0.8, 0.995), weight_decay=0.01),
+    residual=dict(betas=(0.8, 0.95), weight_decay=0.05),
+    x0=dict(betas=(0.96, 0.95), weight_decay=0.),
+)
 
 def param_groups(
     model,                        # with `parameters_by_role()`
@@ -372,15 +424,19 @@ def param_groups(
 )->list:                          # parameter groups for `MuonAdamW`
     "Sort a model's parameters: AdamW by role, Muon by shape; frozen ones are left out."
     if not hasattr(model, "parameters_by_role"):
-        raise CourseError(f"{type(model).__name__} has no parameters_by_role(), which says what embedding, matrix and head are: write it, or give MuonAdamW groups of your own")
+        raise CourseError(f"{type(model).__name__} has no parameters_by_role(), which says what embedding, matrix and "
+                          "head are: write it, or give MuonAdamW groups of your own")
     roles = {r: [(n, p) for n, p in named if p.requires_grad] for r, named in model.parameters_by_role().items()}
-    group = lambda kind, role, named, **settings: dict(kind=kind, role=role, names=[n for n, _ in named], params=[p for _, p in named], **settings)
+    def group(kind, role, named, **settings): return dict(kind=kind, role=role, **in_lists(named), **settings)
     lrs = dict(embedding=embedding_lr, unembedding=unembedding_lr, scalar=scalar_lr, value_embedding=embedding_lr / 2,
                residual=scalar_lr / 100, x0=scalar_lr, smear=smear_lr)
     unknown = set(roles) - set(lrs) - {"matrix"}
-    if unknown: raise CourseError(f"no learning rate for the role {sorted(unknown)[0]!r}: param_groups knows {', '.join(lrs)} and matrix")
+    if unknown:
+        raise CourseError(f"no learning rate for the role {sorted(unknown)[0]!r}: "
+                          f"param_groups knows {', '.join(lrs)} and matrix")
     plain = dict(betas=adam_betas, eps=adam_eps, weight_decay=0.)
-    own = lambda role: {**plain, **(adam_by_role or {}).get(role, {})}
-    adamw = [group("adamw", r, roles[r], lr=lr, **own(r)) for r, lr in lrs.items() if roles.get(r)]
+    own = {role: {**plain, **(adam_by_role or {}).get(role, {})} for role in lrs}
+    adamw = [group("adamw", r, roles[r], lr=lr, **own[r]) for r, lr in lrs.items() if roles.get(r)]
+    muon = dict(lr=matrix_lr, weight_decay=weight_decay, **muon)
     shapes = by_shape(roles.get("matrix", []))
-    return adamw + [group("muon", "matrix", shapes[s], lr=matrix_lr, weight_decay=weight_decay, **muon) for s in sorted(shapes)]
+    return adamw + [group("muon", "matrix", shapes[s], **muon) for s in sorted(shapes)]

@@ -100,7 +100,9 @@ def find_flash3(
         from kernels import get_kernel
         return get_kernel(FLASH3).flash_attn_interface.flash_attn_func, f"{FLASH3}, by package kernels"
     except ImportError: return None, "neither flash_attn_interface nor kernels is installed (pip install kernels)"
-    except Exception as e: return None, f"package kernels could not get it: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+    except Exception as e:
+        why = str(e).splitlines()[0] if str(e) else type(e).__name__
+        return None, f"package kernels could not get it: {why}"
 
 FLASH3 = "varunneal/flash-attention-3"   # on the Hugging Face hub
 

@@ -60,24 +60,34 @@ RECORD = {s.flag: s.ours for s in RECIPE}   # flags of `base_train`
 ELSEWHERE = [   # what no flag of the recipe says
     Setting("NorMuon's axis", "red_dim", "the longer side", "", "the longer side"),
     Setting("weight decay of the AdamW groups", "adam", "constant", "", "constant"),
-    Setting("embeddings", "COMPUTE_DTYPE", "bfloat16", "", "float32", "small updates survive; costs 4 bytes more per entry"),
-    Setting("head in FP8", "fp8", "yes", "", "no", "our head computes its loss in chunks with its own gradient, which torchao does not convert; 7% of the products"),
+    Setting("embeddings", "COMPUTE_DTYPE", "bfloat16", "", "float32",
+            "small updates survive; costs 4 bytes more per entry"),
+    Setting("head in FP8", "fp8", "yes", "", "no",
+            "our head computes its loss in chunks with its own gradient, which torchao does not convert; "
+            "7% of the products"),
     Setting("evaluation", "disable_fp8", "without FP8", "", "without FP8"),
-    Setting("documents in a row", "bestfit", "cropped at its end", "", "continued in the next row", "no token is thrown away; bits per byte of the two are not comparable"),
+    Setting("documents in a row", "bestfit", "cropped at its end", "", "continued in the next row",
+            "no token is thrown away; bits per byte of the two are not comparable"),
     Setting("tokens per parameter at depth 24", "speedrun_ratio", 8., "", 8.),
 ]
 
 GROUPS = {      # what is measured together
-    "value embeddings": ("value_embeds",), "residual scalars": ("residual_scalars",), "smear": ("smear",), "backout": ("backout",),
-    "sharper attention": ("qk_scale", "rotary_base"), "windows of a quarter": ("window_pattern", "short_window"),
-    "quieter starts": ("wte_init", "c_fc_init"), "AdamW by role": ("adam_by_role", "unembedding_lr"),
+    "value embeddings": ("value_embeds",),
+    "residual scalars": ("residual_scalars",),
+    "smear": ("smear",),
+    "backout": ("backout",),
+    "sharper attention": ("qk_scale", "rotary_base"),
+    "windows of a quarter": ("window_pattern", "short_window"),
+    "quieter starts": ("wte_init", "c_fc_init"),
+    "AdamW by role": ("adam_by_role", "unembedding_lr"),
     "Muon": ("muon_beta2", "cautious", "equilibrate", "renormalize", "weight_decay", "weight_decay_shape"),
     "schedules": ("momentum_peak", "momentum_final", "warmdown_ratio", "final_lr_frac", "grad_clip")}
 
 # %% ../nbs/28_recipe.ipynb #abcf20e5
 def show_value(v)->str:
     "A value as people write it."
-    return {True: "on", False: "off"}[v] if isinstance(v, bool) else f"{v:,g}" if isinstance(v, (int, float)) else str(v)
+    if isinstance(v, bool): return "on" if v else "off"
+    return f"{v:,g}" if isinstance(v, (int, float)) else str(v)
 
 def recipe_table(
     settings:list=tuple(RECIPE + ELSEWHERE), # rows

@@ -186,7 +186,7 @@ def count_words(
     for text in texts: counts.update(find(text))
     return counts
 
-# %% ../nbs/10_tokenizer.ipynb #681954c5
+# %% ../nbs/10_tokenizer.ipynb #d3bfea17
 def batches(
     texts,              # iterable of strings
     size:int=2**20,     # characters per batch, at least

@@ -44,11 +44,11 @@ def set_schedule(
     optimizer,     # with `param_groups`
     values:dict,   # lr and weight_decay: multipliers; momentum: the value itself, or None to leave it
 ):
-    "Set each group's learning rate, momentum and weight decay for this step; AdamW's own groups keep their small decay."
+    "Set each group's learning rate, momentum and weight decay for this step; AdamW's groups keep their small decay."
     for g in optimizer.param_groups:
-        for name in ("lr", "weight_decay"):
-            if name not in g or (name == "weight_decay" and g.get("kind") == "adamw"): continue
-            g[name] = g.setdefault(f"initial_{name}", g[name]) * values.get(name, 1.)
+        scheduled = ("lr",) if g.get("kind") == "adamw" else ("lr", "weight_decay")
+        for name in scheduled:
+            if name in g: g[name] = g.setdefault(f"initial_{name}", g[name]) * values.get(name, 1.)
         if "momentum" in g and values.get("momentum") is not None: g["momentum"] = values["momentum"]
 
 # %% ../nbs/27_train.ipynb #e78023d3
@@ -284,7 +284,7 @@ def run_settings(
 )->dict:
     "What two runs must share to be the same run."
     shared = dict(num_iterations=loop.num_iterations, grad_clip=loop.grad_clip)
-    if "batch" not in (meta or {}).get("data", {}):   # tokens per step, where a stage states them, say more than batches
+    if "batch" not in (meta or {}).get("data", {}):   # where a stage states its tokens per step, they say more
         shared["batches_per_step"] = loop.grad_accum_steps * world_size
     return dict(meta or {}, loop=shared)
 
@@ -530,6 +530,7 @@ def between_steps(self:Loop):
         if said: self.record(step, samples=said)
     self.model.train()
 
+# %% ../nbs/27_train.ipynb #2020de92
 @patch
 def steps(self:Loop,
     collect,           # from `quiet_collector`

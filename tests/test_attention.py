@@ -42,7 +42,10 @@ def test_oracle_against_loops(H, G, window):
 
 @pytest.mark.parametrize("T,block", [(1, 16), (2, 1), (15, 16), (16, 16), (17, 16), (50, 16), (64, 7), (33, 64)])
 @pytest.mark.parametrize("window", [0, 1, 6, 15, 16, 17, 31, 32, 33, 48, 63, 1000])
-def test_blocks_forward_and_backward(T, block, window):
+@pytest.mark.parametrize("kept", [0, 512])
+def test_blocks_forward_and_backward(T, block, window, kept, monkeypatch):
+    "With the weights of the forward pass, and with weights computed again."
+    monkeypatch.setattr("nanochat_course.attention.KEPT_KEYS", kept)
     q, k, v = random_qkv(2, 4, 2, T, 8, torch.float64)
     mask = torch.ones(T, T).tril().bool() & ~torch.ones(T, T).tril(-window - 1).bool()
     want = with_gradients(lambda q, k, v: F.scaled_dot_product_attention(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), attn_mask=mask), q, k, v)
@@ -99,6 +102,16 @@ def test_no_square_tensor_for_a_window():
     q, k, v = (x.requires_grad_() for x in random_qkv(1, 1, 1, 4096, 8))
     with Largest() as big: attention(q, k, v, 100).sum().backward()
     assert big.numel <= max(4096 * 8, 128 * (100 + 128)), "a window must not build a T x T tensor, forward or backward"
+
+
+@pytest.mark.parametrize("T,window,kept", [(512, -1, True), (513, -1, False), (2048, 500, True), (2048, 600, False)])
+def test_weights_are_kept_where_they_are_few(T, window, kept):
+    q, k, v = (x.requires_grad_() for x in random_qkv(1, 1, 1, T, 8))
+    saved = lambda out: sum(x.numel() for x in out.grad_fn.saved_tensors) - 4 * q.numel()
+    out = attention(q, k, v, window)
+    block = 256 if window < 0 else 128
+    strips = [(a, min(a + block, T), max(0, a - window) if window >= 0 else 0) for a in range(0, T, block)]
+    assert saved(out) == (sum((b - a) * (b - s) for a, b, s in strips) if kept else 0)
 
 
 def test_no_token_sees_the_future():

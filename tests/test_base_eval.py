@@ -1,7 +1,7 @@
 "The stage: a small checkpoint, judged; bad input in one line."
-import json, os, random, shutil, subprocess, sys
+import json, os, random, shutil, sys
 from types import SimpleNamespace
-import pytest, torch
+import forked, pytest, torch
 from nanochat_course.base_eval import BaseEvalConfig, Recorder, base_eval, core_tasks
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, load_result
@@ -87,7 +87,7 @@ def test_bad_input(world, monkeypatch, tmp_path):
 
 
 def test_command_line(world):
-    run = lambda *a: subprocess.run([sys.executable, "-m", "nanochat_course.base_eval", "--device", "cpu", "--dtype", "float32", *a], capture_output=True, text=True, timeout=300,
+    run = lambda *a: forked.run([sys.executable, "-m", "nanochat_course.base_eval", "--device", "cpu", "--dtype", "float32", *a], capture_output=True, text=True, timeout=300,
                                     env=dict(os.environ, OMP_NUM_THREADS="1"))
     bad = run("--model-tag", "d99")
     assert bad.returncode == 2 and bad.stderr.startswith("error: ") and bad.stderr.count("\n") == 1

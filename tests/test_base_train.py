@@ -1,6 +1,7 @@
 "Pretraining as a stage: the real program at a tiny size."
 import json, os, random, shutil, signal, subprocess, sys, time
 
+import forked
 import pytest
 import torch
 
@@ -34,7 +35,7 @@ def command(flags): return [sys.executable, "-m", "nanochat_course.base_train"] 
 
 
 def launch(folder, flags=FLAGS, **kw):
-    return subprocess.Popen(command(flags), env=dict(os.environ, NANOCHAT_COURSE_DIR=str(folder), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+    return forked.Popen(command(flags), env=dict(os.environ, NANOCHAT_COURSE_DIR=str(folder), OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
 
 
 def final(folder): return load_checkpoint(folder / "base_checkpoints" / "d1").model_state
@@ -120,7 +121,7 @@ def test_two_processes_train_like_one(folder, tmp_path, monkeypatch):
     builtin_bundle(d / "eval_bundle", 8)
     flags = {**FLAGS, "num_iterations": 8, "device_batch_size": 2, "model_tag": "two", "sample_every": 4, "core_metric_every": 4, "core_metric_max_per_task": 7}
     words = command(flags)[2:]
-    p = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *words],
+    p = forked.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", *words],
                        env=dict(os.environ, NANOCHAT_COURSE_DIR=str(d), OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=240)
     assert p.returncode == 0, p.stderr[-3000:]
     losses = [r["loss"] for r in read_log(d / "report" / "base_train.jsonl") if "loss" in r]
@@ -155,7 +156,7 @@ def test_the_record_in_two_processes_leaves_a_checkpoint_that_answers(folder, tm
     d = tmp_path / "d"
     shutil.copytree(folder, d, ignore=shutil.ignore_patterns("*_checkpoints", "report"))
     flags = dict(RECORD, **FLAGS) | dict(depth=3, num_iterations=8, device_batch_size=2, model_tag="record", warmup_steps=2)
-    p = subprocess.run(command_line("base_train", flags, 2), env=dict(os.environ, NANOCHAT_COURSE_DIR=str(d), OMP_NUM_THREADS="1"),
+    p = forked.run(command_line("base_train", flags, 2), env=dict(os.environ, NANOCHAT_COURSE_DIR=str(d), OMP_NUM_THREADS="1"),
                        capture_output=True, text=True, timeout=240)
     assert p.returncode == 0, p.stderr[-3000:]
     monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(d))

@@ -1,8 +1,8 @@
 # ruff: noqa: E501
 "The terminal chat: in a pipe, in a pseudo-terminal, and its parts."
-import errno, io, os, pty, select, shutil, signal, subprocess, sys, time
+import errno, io, os, pty, select, shutil, signal, sys, time
 
-import pytest, torch
+import forked, pytest, torch
 
 from nanochat_course.chat_cli import Chat, Printer, command, converse, find_model, fit, harmless, pieces, questions, teachers
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
@@ -12,6 +12,7 @@ from nanochat_course.tokenizer import train_bpe
 
 tok = train_bpe(["The cat sat on the mat. " * 20 + "12+34 übergrößte"], 320, num_processes=1)
 COMMAND = [sys.executable, "-m", "nanochat_course.chat_cli"]
+PASTE = "\x1b[?2004"                                                # h: the prompt begins to read keys, l: it ends
 
 
 def call(expression, result): # a tool call as the engine writes it
@@ -56,7 +57,7 @@ def house(tmp_path_factory):
 
 
 def run(*args, house, stdin="", **kw):
-    return subprocess.run([*COMMAND, "--device", "cpu", "--dtype", "float32", *args], input=stdin, capture_output=True, text=True, timeout=120,
+    return forked.run([*COMMAND, "--device", "cpu", "--dtype", "float32", *args], input=stdin, capture_output=True, text=True, timeout=120,
                           env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1"), **kw)
 
 
@@ -161,12 +162,13 @@ def test_terminal(house):
                 except OSError as e:
                     assert e.errno == errno.EIO and text in seen, seen[-500:]
         seen = seen[seen.index(text) + len(text):]
+    def ready(): expect(f"{PASTE}h"), expect("you>")                # what is typed before the prompt takes over, the terminal keeps or drops
     try:
-        expect("parameters"), expect("you>")
+        expect("parameters"), ready()
         os.write(fd, b"The cat\x1b\rsat.\r")                      # Alt-Enter: two lines, one message
-        expect("sat."), expect("you>")
-        os.write(fd, b"/top-k 7\r"), expect("top-k 7"), expect("you>")
-        os.write(fd, b"\x03"), expect("/quit to leave"), expect("you>")
+        expect("sat."), expect(f"{PASTE}l"), ready()
+        os.write(fd, b"/top-k 0\r"), expect("top-k all"), ready()
+        os.write(fd, b"\x03"), expect("/quit to leave"), ready()
         os.write(fd, b"/quit\r")
         for _ in range(600):
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -181,7 +183,7 @@ def test_terminal(house):
         except (ProcessLookupError, ChildProcessError): pass
         os.close(fd)
     history = (house / "chat_history").read_text()
-    assert "+The cat\n+sat." in history and "+/top-k 7" in history
+    assert "+The cat\n+sat." in history and "+/top-k 0" in history
 
 
 def test_answer_becomes_part_of_the_conversation():

@@ -1,8 +1,8 @@
 "Reinforcement learning: the gradient is the exact one, rollouts can be repeated, and the stage goes on where it was killed."
-import itertools, json, math, os, random, shutil, signal, subprocess, sys, time, zlib
+import itertools, json, math, os, random, re, shutil, signal, subprocess, sys, time, zlib
 from dataclasses import replace
 from functools import partial
-import pytest, torch
+import forked, pytest, torch
 from nanochat_course.base_train import make_optimizer
 from nanochat_course.chat_rl import (ALGORITHMS, Algorithm, ChatRLConfig, Rollout, RolloutLoader, chat_rl, evaluate_pass, group_advantages,
                                      kl_estimate, pass_at_k, policy_gradient_loss, rl_optimizer, roll_out, rollout_batch, rollouts_html,
@@ -253,7 +253,7 @@ def test_gsm8k_from_a_folder(world, tmp_path):
 
 
 def stage(world):
-    return subprocess.Popen([sys.executable, "-c", COMMAND, *FLAGS.split()], text=True, stdout=subprocess.DEVNULL,
+    return forked.Popen([sys.executable, "-c", COMMAND, *FLAGS.split()], text=True, stdout=subprocess.DEVNULL,
                             stderr=subprocess.PIPE, env=dict(os.environ, OMP_NUM_THREADS="1", NANOCHAT_COURSE_DIR=str(world)))
 
 
@@ -568,3 +568,14 @@ def test_the_viewer_escapes_and_colours(taught):
     assert "rgba(42,168,118,0.60)" in page and "rgba(208,82,76,0.20)" in page
     tool = Rollout("q", "", [5, 6, 7], [0, 1, 0], 0., -1.)
     assert rollouts_html([[tool] * 9], tok).count("<div>") == 4
+
+
+def test_the_viewer_shows_what_a_tool_wrote_and_not_the_question(taught):
+    _, tok, _ = taught
+    question, call, result, end = (tok.encode(text) for text in ("7 + 8?", "7+8=", "15", "."))
+    mask = [0] * len(question) + [1] * len(call) + [0] * len(result) + [1] * len(end)
+    page = rollouts_html([[Rollout("q", "", question + call + result + end, mask, 1., .5)]], tok)
+    cells = re.findall(r'<code (class="given"|style="([^"]*)"[^>]*)>(.*?)</code>', page)
+    assert "".join(text for _, _, text in cells) == "7+8=15."
+    assert [kind == 'class="given"' for kind, _, _ in cells] == [False] * len(call) + [True] * len(result) + [False] * len(end)
+    assert len({style for kind, style, _ in cells if style}) == 1, "one advantage, one colour"

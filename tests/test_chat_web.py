@@ -1,11 +1,11 @@
 "The server and its page: the real thing on a free port, asked by the official client, by hostile ones, and by a browser."
-import contextlib, http.client, json, os, random, re, signal, socket, subprocess, sys, threading, time
+import asyncio, contextlib, http.client, json, os, random, re, signal, socket, subprocess, sys, threading, time
 from types import SimpleNamespace
 
-import chromium, numpy as np, openai, pytest, torch
+import chromium, forked, numpy as np, openai, pytest, torch
 from hypothesis import given, settings, strategies as st
 
-from nanochat_course.chat_web import (Batch, Job, Served, Step, WebConfig, Watch, Worker, check, choose, host_allowed, listen, make_prompt, page,
+from nanochat_course.chat_web import (Job, JobBatch, Served, Server, Step, WebConfig, Watch, Worker, check, choose, host_allowed, listen, make_prompt, page,
                                       read_messages, serving)
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.chat_cli import fit
@@ -14,7 +14,7 @@ from nanochat_course.engine import Engine, sample_seed
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import train_bpe
 
-FUZZ = int(os.environ.get("NANOCHAT_COURSE_FUZZ", 2000))
+FUZZ = int(os.environ.get("NANOCHAT_COURSE_FUZZ", 10_000))
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script> [go](javascript:alert(3)) **bold** `<b>`"
 STORY = "The cat sat on the mat. " * 6 + "The end."
 
@@ -146,7 +146,7 @@ def test_answers_do_not_depend_on_who_joins_and_leaves(engine):
         job.events = events
         jobs.append(job)
         arrivals.append(rng.randrange(25))
-    batch, step = Batch(engine, 5, 192), 0
+    batch, step = JobBatch(engine, 5, 192), 0
     late = sorted(zip(arrivals, range(14)))
     while late or batch.jobs:
         new = []
@@ -172,7 +172,7 @@ def test_a_model_that_looks_one_token_back_keeps_its_place_in_the_batch():
     for i, (length, limit) in enumerate([(9, 3), (1, 20), (5, 4), (12, 20), (3, 20)]):
         jobs.append(Job(tok, list(range(40 + i, 40 + i + length)), limit, temperature=0., put=lambda event: None))
         jobs[-1].events = []
-    batch, waiting = Batch(engine, 3, 64), list(jobs)
+    batch, waiting = JobBatch(engine, 3, 64), list(jobs)
     while waiting or batch.jobs:
         new = [waiting.pop(0) for _ in range(min(3 - len(batch.jobs), len(waiting)))]
         for job, event in batch.step(new): job.events.append(event)
@@ -505,27 +505,77 @@ def mutate(rng, x, depth=0):
     return x
 
 
-def test_no_request_is_answered_with_a_server_error(web):
+FULL = dict(model="tiny", temperature=1, top_k=5, top_p=.9, max_tokens=2, n=1, seed=1, stop=["a"], stream=False, logprobs=True,
+            top_logprobs=2, trace=1, echo=True, stream_options=dict(include_usage=True), truncation="auto", continue_ids=[65],
+            messages=[dict(role="system", content="s"), user("hello"), user([part("text", "x")])])
+FULL["messages"].insert(2, dict(role="assistant", content=[part("text", "a"), part("python", "1")]))
+
+
+def fuzzed(rng):
+    "A request that is nearly right, or broken: path, headers, body."
+    body = mutate(rng, {k: v for k, v in FULL.items() if k in ("messages", "max_tokens") or rng.random() < .4})
+    data = json.dumps(body).encode()
+    if rng.random() < .05: data = data[:rng.randrange(len(data) + 1)]
+    if rng.random() < .03: data = rng.randbytes(rng.randrange(60))
+    if rng.random() < .02: data = data.replace(b'"', b"\xff", 1)
+    odd = "/" + "".join(rng.choices("v1/.%?chat\x7f", k=8)).replace("\x7f", "%00")
+    path = "/v1/chat/completions" if rng.random() > .02 else odd
+    return path, {"Content-Type": "application/json" if rng.random() > .02 else "text/html"}, data
+
+
+def judge(statuses, status, text, data):
+    "No fault of the server's, and every refusal says why."
+    statuses[status] = statuses.get(status, 0) + 1
+    assert status < 500 and b"server_error" not in text, (data, status, text[:500])
+    if status >= 400: assert json.loads(text)["error"]["message"], (data, text)
+
+
+async def call(app, path, headers, data):
+    "One request to an ASGI application, without a socket: status, body."
+    sent, over = [], asyncio.Event()
+    coming = [dict(type="http.request", body=data, more_body=False)]
+    async def receive():
+        if coming: return coming.pop()
+        await over.wait()
+        return dict(type="http.disconnect")
+    async def send(message):
+        sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"): over.set()
+    path, _, query = path.partition("?")
+    head = [(b"host", b"localhost"), *((k.lower().encode(), v.encode()) for k, v in headers.items())]
+    await app(dict(type="http", asgi=dict(version="3.0"), http_version="1.1", method="POST", scheme="http", path=path, root_path="",
+                   raw_path=path.encode(), query_string=query.encode(), headers=head, client=("127.0.0.1", 1), server=("localhost", 80)),
+              receive, send)
+    return sent[0]["status"], b"".join(m.get("body", b"") for m in sent[1:])
+
+
+def test_ten_thousand_hostile_requests_and_not_one_server_error(engine):
+    "Sixteen at a time, straight into the application."
     rng, statuses = random.Random(int(os.environ.get("NANOCHAT_COURSE_FUZZ_SEED", 0))), {}
-    full = dict(model="tiny", temperature=1, top_k=5, top_p=.9, max_tokens=2, n=1, seed=1, stop=["a"], stream=False, logprobs=True, top_logprobs=2, trace=1, echo=True,
-                stream_options=dict(include_usage=True), truncation="auto", continue_ids=[65],
-                messages=[dict(role="system", content="s"), user("hello"), dict(role="assistant", content=[part("text", "a"), part("python", "1")]), user([part("text", "x")])])
+    server = Server(engine, Served("tiny", tok, 192, dict(stage="chatrl", parameters=1), max_tokens=180), slots=16, queue=64)
+    requests = [fuzzed(rng) for _ in range(FUZZ)]
+
+    async def run():
+        app, left = server.app(), iter(requests)
+        async def client():
+            for path, headers, data in left: judge(statuses, *await call(app, path, headers, data), data)
+        async with app.router.lifespan_context(app):
+            await asyncio.gather(*(client() for _ in range(16)))
+            assert not server.worker.running and not server.worker.waiting
+    asyncio.run(run())
+    assert sum(statuses.values()) == FUZZ and statuses[200] > FUZZ / 10 and statuses[400] > FUZZ / 10, statuses
+
+
+def test_hostile_requests_over_a_real_connection(web):
+    rng, statuses = random.Random(1), {}
     c = http.client.HTTPConnection("127.0.0.1", web.port, timeout=60)
-    for i in range(FUZZ):
-        body = mutate(rng, {k: v for k, v in full.items() if k in ("messages", "max_tokens") or rng.random() < .4})
-        data = json.dumps(body).encode()
-        if rng.random() < .05: data = data[:rng.randrange(len(data) + 1)]
-        if rng.random() < .03: data = rng.randbytes(rng.randrange(60))
-        if rng.random() < .02: data = data.replace(b'"', b"\xff", 1)
-        path = "/v1/chat/completions" if rng.random() > .02 else "/" + "".join(rng.choices("v1/.%?chat\x7f", k=8)).replace("\x7f", "%00")
-        c.request("POST", path, data, {"Content-Type": "application/json" if rng.random() > .02 else "text/html"})
+    for _ in range(300):
+        path, headers, data = fuzzed(rng)
+        c.request("POST", path, data, headers)
         r = c.getresponse()
-        text = r.read()
-        statuses[r.status] = statuses.get(r.status, 0) + 1
-        assert r.status < 500 and b"server_error" not in text, (i, data, r.status, text[:500])
-        if r.status >= 400 and r.status != 307: assert json.loads(text)["error"]["message"], (data, text)
+        judge(statuses, r.status, r.read(), data)
     c.close()
-    assert statuses[200] > FUZZ / 10 and statuses[400] > FUZZ / 10, statuses
+    assert statuses[200] > 30 and statuses[400] > 30, statuses
     until(lambda: web.server.worker.running == 0 and not web.server.worker.waiting)
 
 
@@ -542,9 +592,8 @@ def house(engine, tmp_path_factory):
 
 
 def launch(house, *args, **env):
-    listen_to_us = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)          # a job in the background is started deaf to it
-    return subprocess.Popen([sys.executable, "-m", "nanochat_course.chat_web", "--device", "cpu", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, preexec_fn=listen_to_us, env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1", **env))
+    return forked.Popen([sys.executable, "-m", "nanochat_course.chat_web", "--device", "cpu", "--port", "0", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env=dict(os.environ, NANOCHAT_COURSE_DIR=str(house), OMP_NUM_THREADS="1", **env))
 
 
 def test_the_program_serves_says_where_and_ends_politely(house):
@@ -585,14 +634,24 @@ def test_the_page_brings_everything_and_allows_nothing_else(web):
 
 
 @pytest.fixture(scope="module")
-def browser(web):
+def window():
     if not chromium.find(): pytest.skip("no Chromium here: the page is not driven")
     b = chromium.Browser()
-    b.open(web.url)
-    b.wait("state.info && state.info.id === 'tiny'")
-    b.js("state.settings.temperature = 0")
     yield b
     b.close()
+
+
+@pytest.fixture
+def browser(window, web):
+    "The page as it is opened for the first time, but for the temperature."
+    window.open("about:blank")
+    window.send("Storage.clearDataForOrigin", origin=web.url, storageTypes="local_storage")
+    window.size(1200, 800)
+    window.open(web.url)
+    window.wait("state.info && state.info.id === 'tiny'")
+    window.js("state.settings.temperature = 0")
+    window.console.clear()
+    return window
 
 
 def talk(browser, text):

@@ -2,7 +2,7 @@
 import json, os, resource, signal, subprocess, sys, textwrap, threading, time
 from contextlib import contextmanager
 from dataclasses import replace
-import pytest, random, torch
+import forked, pytest, random, torch
 from nanochat_course import checkpoint as C
 from nanochat_course.common import CourseError, Runtime, base_dir, seed_everything
 from nanochat_course.gpt import GPT, GPTConfig
@@ -266,7 +266,7 @@ def test_kill_in_mid_write(tmp_path):
     "Killed at any moment, the newest checkpoint is whole; rubbish is swept away by the next save."
     killed_in_write = 0
     for i in range(6):
-        p = subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], stdout=subprocess.PIPE, env=dict(os.environ, OMP_NUM_THREADS="1"))
+        p = forked.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], stdout=subprocess.PIPE, env=dict(os.environ, OMP_NUM_THREADS="1"))
         p.stdout.readline()
         before = C.latest_step(tmp_path)
         while C.latest_step(tmp_path) == before: time.sleep(.01)             # at work, on a busy machine too
@@ -322,7 +322,7 @@ WORLD = """
 
 def torchrun(script, *args, n=2):
     ports = dict(os.environ, OMP_NUM_THREADS="1")
-    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", script, *args],
+    return forked.run([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={n}", script, *args],
                           capture_output=True, text=True, timeout=280, env=ports)
 
 

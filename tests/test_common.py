@@ -2,6 +2,7 @@
 import json, os, signal, socket, subprocess, sys, textwrap, time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -35,7 +36,7 @@ def test_killed_writer_leaves_the_old_file_whole(tmp_path):
     write_json(path, list(range(1000)))
     code = f"from nanochat_course.common import write_json\nprint('go', flush=True)\nwhile True: write_json({str(path)!r}, list(range(200000)))"
     for wait in (0.05, 0.21, 0.4):
-        p = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        p = forked.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         assert p.stdout.readline() == "go\n"
         time.sleep(wait)
         p.send_signal(signal.SIGKILL)
@@ -54,7 +55,7 @@ def test_full_disk_is_an_error_and_the_old_file_stays(tmp_path):
         try: write_json({str(path)!r}, list(range(100000)))
         except OSError as e: print("OSError")
     """)
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "OSError\n"
+    assert forked.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "OSError\n"
     assert read_json(path, list) == [1] and len(list(tmp_path.iterdir())) == 1
 
 
@@ -120,7 +121,7 @@ def test_without_exchange_a_kill_between_the_renames_loses_nothing(tmp_path):
         os.replace = dies
         write("new")
     """)
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")]).returncode == -9
+    assert forked.run([sys.executable, "-c", code, str(tmp_path / "model")]).returncode == -9
     assert not (tmp_path / "model").exists()
     write_json(tmp_path / "other.json", {})
     assert (tmp_path / "model" / "f").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
@@ -131,7 +132,7 @@ HOLD = "import sys, time\nfrom nanochat_course.common import alone\nwith alone(s
 
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
     lock = tmp_path / ".lock"
-    p = subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
+    p = forked.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True)
     assert p.stdout.readline() == "held\n"
     with pytest.raises(CourseError, match=rf"in use by process {p.pid} \(a test\)"):
         with common.alone(lock, "another"): pass
@@ -151,7 +152,7 @@ def test_a_child_holds_the_lock_of_its_dead_parent(tmp_path):
             print(child.pid, flush=True)
             os.kill(os.getpid(), 9)
     """)
-    child = int(subprocess.run([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True).stdout)
+    child = int(forked.run([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True).stdout)
     try:
         with pytest.raises(CourseError, match=rf"process {child} \(the child\)"):
             with common.alone(lock, "another"): pass
@@ -211,6 +212,32 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     assert ids[0] == ids[1] != ids[2]
 
 
+SAID = ["The cat <sat> on", dict(prompt="Why?", text="a\n    b")]     # what a stage's `sample` returns: strings, or dicts
+
+
+def test_samples_reach_wandb(tmp_path, monkeypatch):
+    "A stand-in with wandb's three names writes down what it is given; the real one is asked above, where it is installed."
+    import types
+    class Run:
+        id = "7"
+        def log(self, metrics, step): (tmp_path / f"{step}.json").write_text(json.dumps(metrics))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **kw: Run(), Html=lambda text: dict(html=text)))
+    RunLog(tmp_path / "base_train.jsonl", tracker="wandb").log(3, loss=2., samples=SAID, note="fine", parts=dict(a=1), none=[])
+    assert read_json(tmp_path / "3.json") == {"loss": 2., "note": {"html": "<pre>fine</pre>"},
+        "samples": {"html": "<pre>The cat &lt;sat&gt; on\n\nprompt: Why?\ntext: a\n    b</pre>"}}
+
+
+def test_samples_reach_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    RunLog(tmp_path / "base_train.jsonl", tracker="tensorboard", run="test").log(3, loss=2., samples=SAID)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "test")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 2.)]
+    shown, = events.Tensors("samples/text_summary")
+    assert shown.step == 3 and [x.decode() for x in shown.tensor_proto.string_val] == [
+        "    The cat <sat> on\n    \n    prompt: Why?\n    text: a\n        b"]
+
+
 def test_unknown_tracker_and_dtype_are_refused(tmp_path):
     with pytest.raises(CourseError, match="tracker"): RunLog(tmp_path / "l", tracker="excel")
     with pytest.raises(CourseError, match="dtype"):
@@ -243,7 +270,8 @@ def test_runtime_in_real_processes(tmp_path, world):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         (tmp_path / "port").write_text(str(s.getsockname()[1]))
-    mp.spawn(_reduce, (world, str(tmp_path)), nprocs=world)
+    forked.start_server()
+    mp.start_processes(_reduce, (world, str(tmp_path)), nprocs=world, start_method="forkserver")
     total = sum(range(1, world + 1))
     for r in range(world): assert read_json(tmp_path / f"{r}.json", list) == [total, total / world, world, 1, r + 1, r == 0]
 
@@ -275,13 +303,13 @@ run_main(stage, Config)
     ("15", 2, "error: No space left on device"), ("16", 2, "error: out of memory"), ("17", 2, "error: out of memory"), ("18", 2, "is not a folder"), ("19", 2, "/nowhere/at/all")])
 def test_run_main_statuses(flag, status, text, tmp_path):
     (tmp_path / "file").write_text("")
-    done = subprocess.run([sys.executable, "-c", COMMAND, "--depth", flag], env=dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "file")), capture_output=True, text=True)
+    done = forked.run([sys.executable, "-c", COMMAND, "--depth", flag], env=dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "file")), capture_output=True, text=True)
     assert done.returncode == status and text in done.stdout + done.stderr and "Traceback" not in done.stderr
     if status == 2 and flag != "x": assert done.stderr.strip().count("\n") == 0 and done.stderr.startswith("error: ")
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
-    done = subprocess.run([sys.executable, "-c", COMMAND, "--depth", "20"], capture_output=True, text=True)
+    done = forked.run([sys.executable, "-c", COMMAND, "--depth", "20"], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "a fault of ours" in done.stderr
 
 
@@ -294,7 +322,7 @@ def test_output_that_knows_only_ascii():
 def test_the_name_that_was_typed_is_the_name_in_the_help(tmp_path):
     program = tmp_path / "nanochat-something"
     program.write_text(COMMAND)
-    assert "usage: nanochat-something" in subprocess.run([sys.executable, str(program), "--help"], capture_output=True, text=True).stdout
+    assert "usage: nanochat-something" in forked.run([sys.executable, str(program), "--help"], capture_output=True, text=True).stdout
 
 
 RANKS = """
@@ -318,7 +346,7 @@ run_main(stage, Config)
 def test_ranks_say_a_mistake_once_and_are_not_started_again_for_it(tmp_path, how, status, calls):
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2", str(script), "--how", how],
+    done = forked.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2", str(script), "--how", how],
                           env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=280)
     assert done.returncode == status and done.stderr.count("error: no corpus here: make one\n") == (how == "mistake"), done.stderr[-2000:]
     assert calls - 1 <= len((tmp_path / "ranks.py.calls").read_text()) <= calls      # the second rank may be ended before it begins
@@ -329,19 +357,19 @@ TRAINS = COMMAND.replace("    depth:int=4", "    save_every:int=4 # steps\n    d
 
 def test_two_commands_that_train_do_not_share_a_folder(tmp_path):
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path))
-    first = subprocess.Popen([sys.executable, "-c", TRAINS], env=env, stdout=subprocess.PIPE, text=True)
+    first = forked.Popen([sys.executable, "-c", TRAINS], env=env, stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "at work\n"
-    second = subprocess.run([sys.executable, "-c", TRAINS], env=env, capture_output=True, text=True, timeout=280)
+    second = forked.run([sys.executable, "-c", TRAINS], env=env, capture_output=True, text=True, timeout=280)
     assert second.returncode == 2 and f"in use by process {first.pid}" in second.stderr and second.stderr.count("\n") == 1
     first.kill()
     first.wait()
-    third = subprocess.run([sys.executable, "-c", TRAINS, "--depth", "13"], env=env, capture_output=True, text=True, timeout=280)
+    third = forked.run([sys.executable, "-c", TRAINS, "--depth", "13"], env=env, capture_output=True, text=True, timeout=280)
     assert "depth 13 is bad luck" in third.stderr
 
 
 def test_help_comes_from_field_comments(tmp_path):
     (tmp_path / "m.py").write_text(COMMAND)
-    done = subprocess.run([sys.executable, str(tmp_path / "m.py"), "--help"], capture_output=True, text=True)
+    done = forked.run([sys.executable, str(tmp_path / "m.py"), "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "number of layers" in done.stdout and "Say hello." in done.stdout
 
 
@@ -366,7 +394,7 @@ def test_progress_by_chapter(tmp_path, monkeypatch):
     (tmp_path / "progress.jsonl").write_bytes(b'{"exercise": "10.1 a", "time": 1}\n\xff\nnull\n{"exercise": 3}\n{"exercise": "90.1 global mean"}\n{"exercise": "10.1 a"}\n{"exerc')
     def listed(folder):
         env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path), PYTHONPATH=str(here), PYTHONIOENCODING="utf-8")
-        return subprocess.run([sys.executable, "-m", "nanochat_course.exercises"], env=env, cwd=folder, capture_output=True, text=True).stdout.splitlines()
+        return forked.run([sys.executable, "-m", "nanochat_course.exercises"], env=env, cwd=folder, capture_output=True, text=True).stdout.splitlines()
     outside, inside = listed(tmp_path), listed(here)
     assert [line.split(maxsplit=4) for line in outside] == [["10", "1", "of", "1", "✓ 10.1 a"], ["90", "1", "of", "1", "✓ 90.1 global mean"], ["in", "all", "2", "of", "2"]]
     assert any(line.startswith("90_common ") and "1 of 2" in line and "✓ 90.1 global mean · – 90.2" in line for line in inside)

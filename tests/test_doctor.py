@@ -3,6 +3,7 @@ import json, os, signal, subprocess, sys, tempfile, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import forked
 import psutil
 import pytest
 import torch
@@ -346,6 +347,13 @@ def elsewhere(job):
 
 # ---- the step; the chapter itself makes the tiny one ----
 
+def test_the_step_is_the_one_of_the_run():
+    "Settings of the optimizer reach it: the first loss is the same, the next ones are not."
+    plain, set_so = (doctor.train_steps(make_job(DoctorConfig(preset="tiny", set=flags)))["losses"]
+                     for flags in ((), ("base_train.muon_beta2=0.9", "base_train.equilibrate=true")))
+    assert set_so[0] == plain[0] and set_so[1:] != plain[1:] and max(plain[2], set_so[2]) < plain[0]
+
+
 def answer(losses=(7., 6., 5.), peak=50, memory=100): return dict(losses=list(losses), seconds=[9., 1.], peak=peak, memory=memory)
 
 @pytest.mark.parametrize("answers, status", [
@@ -368,7 +376,7 @@ def test_step_that_does_not_work(tiny, monkeypatch, told, advice):
 # ---- the command ----
 
 def command(*words, **env):
-    return subprocess.run([sys.executable, "-m", "nanochat_course.doctor", *words], capture_output=True, text=True, env={**os.environ, **env})
+    return forked.run([sys.executable, "-m", "nanochat_course.doctor", *words], capture_output=True, text=True, env={**os.environ, **env})
 
 
 def test_command():

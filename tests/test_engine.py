@@ -41,16 +41,13 @@ def naive(model, prompt, n):
 
 def scripted(texts, **kw):
     "An engine whose model says `texts[i]` in row i, whatever it reads; returns the generations."
-    engine = Engine(make(), tok)
-    real = E.sample
-    steps = iter(range(1000))
-    def say(logits, u, *args):
-        t = next(steps)
-        assert len(logits) == len(texts)
-        return torch.tensor([text[t] if t < len(text) else tok.special("<|assistant_end|>") for text in texts])
-    E.sample = say
+    engine, real, end = Engine(make(), tok), E.Row.take, tok.special("<|assistant_end|>")
+    def say(row, token, *args):
+        text, t = texts[row.index], len(row.tokens)
+        return real(row, text[t] if t < len(text) else end, *args)
+    E.Row.take = say
     try: return engine.generate_batch([[tok.bos]] * len(texts), **kw)
-    finally: E.sample = real
+    finally: E.Row.take = real
 
 
 @pytest.mark.parametrize("shape", [dict(), dict(n_kv_head=2), dict(n_kv_head=1, window_pattern="SL"), dict(window_pattern="SSSL", n_layer=4),
@@ -355,55 +352,171 @@ def test_tool_use_and_parts():
 
 # What windows let the cache forget
 
-def ring_and_plain(model, prompts, samples=1, max_len=64):
-    "Caches that hold the same prompts: a ring per window, and everything."
-    decoder = E.Engine(model, tok).decoder()
-    _, read = E.prefill(decoder, prompts, model.device)
-    rows = torch.arange(len(prompts)).repeat_interleave(samples)
-    plain = decoder.new_cache(len(rows), max_len)
-    plain.k[..., :read.max_len, :], plain.v[..., :read.max_len, :] = read.k[:, rows], read.v[:, rows]
-    plain.ids[:, :read.max_len], plain.lengths = read.ids[rows], read.lengths[rows]
-    return decoder, E.decoding_cache(decoder, read, rows, max_len), plain
-
-
 NARROW = dict(window_pattern="SSL", short_window=1/8, n_kv_head=2)                        # windows of 8 tokens
+EDGES = [list(range(40)), [3], list(range(9)), list(range(8))]
 
 
-@pytest.mark.parametrize("prompts", [PROMPTS, [PROMPTS[0]] * 3, [[tok.bos]] * 2, [list(range(40)), [3], list(range(9)), list(range(8))]], ids=["ragged", "even", "one", "edges"])
+def batch_of(model, prompts, share=False, longest=64, own=None, slots=None):
+    "A batch that has read these prompts; row i is called i."
+    decoder = Engine(model, tok).decoder()
+    batch = E.Batch(decoder, model.device, slots or len(prompts), longest, own, share)
+    with torch.inference_mode(): batch.join(list(range(len(prompts))), prompts)
+    return batch
+
+
+def follow(model, batch, texts, steps, tolerance=2e-4):
+    "Read the same new tokens with the batch and with the whole model, step by step; `texts` grow: row's name -> tokens."
+    g = torch.Generator().manual_seed(len(texts))
+    for _ in range(steps):
+        new = torch.randint(0, tok.vocab_size, (len(batch.rows),), generator=g).tolist()
+        for name, token in zip(batch.rows, new): texts[name] = texts[name] + [token]
+        with torch.inference_mode():
+            batch.feed(new)
+            got = batch.decoder.cap(batch.logits)
+            for name, logits in zip(batch.rows, got):
+                assert (logits - model(torch.tensor([texts[name]]))[0, -1]).abs().max() < tolerance, (name, len(texts[name]))
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [PROMPTS[0]] * 3, [[tok.bos]] * 2, EDGES], ids=["ragged", "even", "one", "edges"])
 @pytest.mark.parametrize("shape", [NARROW, dict(NARROW, smear=True, value_embeds=True)], ids=["plain", "record"])
 def test_a_ring_keeps_what_its_window_sees(prompts, shape):
     "Logits of the full forward pass at every step, in memory bounded by the windows; also when rows leave."
     model = make(std=.1, **shape)
-    texts = [list(p) for p in prompts]
-    decoder, ring, plain = ring_and_plain(model, texts)
-    assert type(ring) is E.WindowCache and [k.shape[2] for k in ring.k] == [9, 9, 64]
-    assert ring.nbytes == plain.nbytes * (9 + 9 + 64) / (3 * 64)
-    g = torch.Generator().manual_seed(0)
-    for step in range(63 - max(map(len, texts))):
-        new = torch.randint(0, tok.vocab_size, (len(texts),), generator=g)
-        texts = [t + [int(n)] for t, n in zip(texts, new)]
-        with torch.no_grad(): got = decoder.cap(decoder.read(new[:, None], ring))
-        for t, logits in zip(texts, got):
-            with torch.no_grad(): want = model(torch.tensor([t]))[0, -1]
-            assert (logits - want).abs().max() < 2e-4, (step, len(t))
-        if step == 5 and len(texts) > 2:
-            ring, texts = ring.select(torch.tensor([0, 2])), [texts[0], texts[2]]
+    batch, texts = batch_of(model, prompts), dict(enumerate(prompts))
+    assert [k.shape[2] for k in batch.cache.k] == [9, 9, 64]
+    plain = batch.decoder.new_cache(len(prompts), 64)
+    assert batch.cache.nbytes == plain.nbytes * (9 + 9 + 64) / (3 * 64)
+    follow(model, batch, texts, 6)
+    if len(prompts) > 2:
+        assert batch.drop(lambda row: row == 1) == ([0, 2] if len(prompts) == 3 else [0, 3, 2]) == batch.rows
+    follow(model, batch, texts, 57 - max(map(len, prompts)))
 
 
 def test_the_engine_uses_rings_where_they_save():
-    "Greedy answers of windowed models are the naive ones, far beyond the window; without need the plain cache serves."
+    "Greedy answers of windowed models are the naive ones, far beyond the window; without need every layer has room for all."
     model = make(std=.15, sequence_len=96, **dict(NARROW, short_window=1/12))
     out = Engine(model, tok).generate_batch(PROMPTS, num_samples=2, temperature=0, max_tokens=60, stop=())
     for i, o in enumerate(out): assert o.tokens == naive(model, PROMPTS[i // 2], 60)[0]
-    decoder, short, _ = ring_and_plain(model, [[tok.bos]], max_len=9)
-    assert type(short) is E.KVCache and type(ring_and_plain(make(), PROMPTS)[1]) is E.KVCache
+    assert [k.shape[2] for k in batch_of(model, [[tok.bos]], longest=9).cache.k] == [9, 9, 9]
 
 
-def test_a_ring_says_what_it_cannot_do():
-    decoder, ring, _ = ring_and_plain(make(**NARROW), [list(range(60))])
-    with pytest.raises(CourseError, match="one token per step"): decoder.read(torch.zeros(1, 2, dtype=torch.int64), ring)
-    for _ in range(4): decoder.read(torch.zeros(1, 1, dtype=torch.int64), ring)
-    with pytest.raises(CourseError, match="larger max_len"): decoder.read(torch.zeros(1, 1, dtype=torch.int64), ring)
+def test_a_row_cache_says_what_it_cannot_do():
+    model = make(**NARROW)
+    batch = batch_of(model, [list(range(60))])
+    with pytest.raises(CourseError, match="one token per step"): batch.decoder.read(torch.zeros(1, 2, dtype=torch.int64), batch.cache)
+    for _ in range(4): batch.feed([0])
+    with pytest.raises(CourseError, match="larger longest"): batch.feed([0])
+    batch = batch_of(model, [list(range(30))], share=True, own=3)
+    for _ in range(3): batch.feed([0])
+    with pytest.raises(CourseError, match="larger longest"): batch.feed([0])
+
+
+# Rows that join and leave, and prompts that they share
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("shape", [dict(n_kv_head=2), NARROW, dict(NARROW, smear=True, value_embeds=True)], ids=["full", "windows", "record"])
+def test_rows_join_and_leave_a_running_batch(shape, share):
+    "Six rows, three places, three prompts of different length: at every step the logits of the whole model."
+    model = make(std=.1, **shape)
+    a, b, c = PROMPTS[0] + PROMPTS[2], PROMPTS[2], PROMPTS[1]
+    texts = dict(a0=a, a1=a, b0=b, c0=c, a2=a, b1=b)
+    batch, waiting = batch_of(model, [a, a, b], share, own=24 if share else None), ["c0", "a2", "b1"]
+    batch.rows = ["a0", "a1", "b0"]
+    for leaver in ("a0", "b0", "a1", "c0", "b1", "a2"):
+        follow(model, batch, texts, 3)
+        batch.drop(lambda row: row == leaver)
+        if waiting:
+            with torch.inference_mode(): batch.join([waiting[0]], [texts[waiting[0]]])
+            del waiting[0]
+    assert not batch.rows and len(batch.known) == 0 and batch.free == 3
+    assert all(len(t) - len(p) >= 3 for t, p in zip(texts.values(), (a, a, b, c, a, b)))
+
+
+def test_samples_of_one_prompt_share_its_memory():
+    "Bytes: the prompt once and each row's own room; equal answers; nothing is left of a prompt that nobody reads."
+    model, prompt = make(n_kv_head=2, sequence_len=256), (PROMPTS[2] * 40)[:200]
+    copies, shared = batch_of(model, [prompt] * 16, longest=240), batch_of(model, [prompt] * 16, True, 240, own=40)
+    per_token = 2 * 3 * 2 * 16 * 4                                                       # k and v, layers, heads, channels, bytes
+    assert copies.cache.nbytes == 16 * 240 * per_token and shared.cache.nbytes == (200 + 16 * 40) * per_token
+    follow(model, shared, dict(enumerate([prompt] * 16)), 4)
+    shared.drop(lambda row: row > 0)
+    assert shared.cache.nbytes == (200 + 16 * 40) * per_token and len(shared.known) == 1
+    shared.drop(lambda row: True)
+    assert shared.cache.nbytes == 16 * 40 * per_token and len(shared.known) == 0
+    engine = Engine(model, tok)
+    batch = engine.batch(engine.rows([prompt], 16, 30, [0] * 16), 16, True)
+    assert batch.share and batch.cache.k[0].shape == (16, 2, 30, 16)
+    assert not engine.batch(engine.rows([PROMPTS[0]], 16, 30, [0] * 16), 16, True).share    # too short to be worth it
+
+
+def test_sixteen_samples_of_a_long_prompt_are_what_each_is_alone():
+    "Also with fewer places than samples, where a sample joins when others have left."
+    model = make(std=.15, sequence_len=160, n_kv_head=2, window_pattern="SL", short_window=1/10)
+    engine, prompts = Engine(model, tok), [(PROMPTS[0] * 30)[:90], (PROMPTS[2] * 20)[:70]]
+    assert [len(p) for p in prompts] == [90, 70]
+    kw = dict(max_tokens=30, temperature=.9, top_k=30, stop=list(range(0, tok.vocab_size, 20)))
+    seeds = list(range(100, 132))
+    together = engine.generate_batch(prompts, 16, seed=seeds, **kw)
+    assert len({len(g.tokens) for g in together}) > 5
+    for slots in (5, 32):
+        assert [g.tokens for g in engine.generate_batch(prompts, 16, seed=seeds, batch_size=slots, **kw)] == [g.tokens for g in together]
+    for i in (0, 7, 15, 16, 31):
+        assert engine.generate_batch(prompts[i // 16], seed=[seeds[i]], **kw)[0].tokens == together[i].tokens
+
+
+def test_a_row_takes_a_place_as_soon_as_one_is_free(monkeypatch):
+    "Ten answers of very different length in two places: hardly more steps than tokens / 2, each answer its own."
+    engine, lengths = Engine(make(), tok), [40, 3, 5, 30, 4, 8, 3, 25, 2, 6]
+    steps, read, real = [], E.Batch.feed, E.Row.take
+    monkeypatch.setattr(E.Batch, "feed", lambda self, tokens: steps.append(len(tokens)) or read(self, tokens))
+    prompts = [PROMPTS[i % 3] for i in range(10)]
+    def end(row, token, logprob, stops):
+        token = real(row, token, logprob, {})
+        if len(row.tokens) == lengths[row.index]: row.stop = "text"
+        return token
+    monkeypatch.setattr(E.Row, "take", end)
+    out = engine.generate_batch(prompts, temperature=0, batch_size=2)
+    assert [len(g.tokens) for g in out] == lengths
+    for g in out: assert g.tokens == naive(engine.source, g.prompt, len(g.tokens))[0]
+    assert max(steps) == 2 and sum(steps) == sum(lengths) - 10 and len(steps) <= sum(lengths) / 2 + 15
+
+
+# Eight bits for a weight
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_bits_are_the_nearest(dtype):
+    "Every entry within half a step of its row's scale, the largest exact; the product is that of the rounded matrix."
+    w = torch.randn(48, 64) * torch.logspace(-4, 3, 48)[:, None]
+    w[3] = 0
+    q, scale = E.int8_rows(w)
+    assert q.dtype == torch.int8 and (q * scale[:, None] - w).abs().le(scale[:, None] * .5001).all() and q.abs().amax(1).max() == 127
+    assert (q[3] == 0).all() and torch.isfinite(scale).all()
+    for rows in (1, 5, 33):
+        x = torch.randn(rows, 64).to(dtype)
+        rounded = (q * scale[:, None]).double()
+        off = (E.int8_linear_of(w.to(dtype))(x).double() - x.double() @ rounded.T).abs()
+        assert (off <= (1e-6 if dtype == torch.float32 else 1e-2) * (x.double().abs() @ rounded.abs().T)).all()
+
+
+@pytest.mark.parametrize("shape", [dict(), RECORD], ids=["plain", "record"])
+def test_an_engine_in_eight_bits(shape):
+    "A quarter of the bytes; logits close to the exact ones, and equal to those of a model whose weights were rounded; never by itself."
+    model = make(std=.1, n_embd=128, **shape)
+    rounded = make(std=.1, n_embd=128, **shape)
+    for name, p in rounded.named_parameters():
+        if p.ndim == 2 and "wte" not in name and "value_embeds" not in name and p.shape[1] >= 32:
+            q, scale = E.int8_rows(p.detach())
+            p.data = q * scale[:, None]
+    engine = Engine(model, tok, int8=True)
+    out = engine.generate_batch(PROMPTS, temperature=0, max_tokens=20, stop=())
+    assert not Engine(model, tok).int8
+    for prompt, g in zip(PROMPTS, out):
+        tokens, logprobs = naive(rounded, prompt, 20)
+        assert g.tokens == tokens and max(abs(a - b) for a, b in zip(g.logprobs, logprobs)) < 1e-3
+    exact, near = (Engine(model, tok, int8=q).decoder() for q in (False, True))
+    ids = torch.tensor([PROMPTS[2]])
+    with torch.inference_mode(): a, b = (d.cap(d.read(ids, d.new_cache(1, 64))) for d in (exact, near))
+    assert 0 < (a - b).abs().max() < .05 * a.abs().max()
 
 
 def test_a_prompt_is_read_once_for_all_samples(monkeypatch):

@@ -2,7 +2,7 @@
 import csv, io, json, lzma, math, os, random, socket, subprocess, sys, textwrap, threading, time, zipfile
 from dataclasses import replace
 from types import SimpleNamespace
-import pytest, torch, torch.nn.functional as F
+import forked, pytest, torch, torch.nn.functional as F
 from loopback import Server
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.evaluation import (accuracy, builtin_bundle, builtin_tasks, byte_bpb, centered, entropy, evaluate_bpb, evaluate_core, evaluate_task, few_shot, find_copies, get_bundle, longer_context, tokenised_items, read_items,
@@ -96,7 +96,7 @@ def test_two_ranks_agree_with_one(tok, tmp_path):
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     def start(rank, world):
         env = dict(os.environ, RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-        return subprocess.Popen([sys.executable, str(script), str(tmp_path / f"b{world}_")], env=env, stdout=subprocess.PIPE, text=True)
+        return forked.Popen([sys.executable, str(script), str(tmp_path / f"b{world}_")], env=env, stdout=subprocess.PIPE, text=True)
     two = [start(r, 2) for r in (0, 1)]
     double = json.loads(two[0].communicate(timeout=300)[0]); two[1].wait(300)
     bpb, accuracy = json.loads(start(0, 1).communicate(timeout=300)[0])

@@ -1,8 +1,8 @@
 "Exported models against transformers, tokenizers and nanochat's own arithmetic; what cannot be exported is refused."
-import json, math, os, random, subprocess, sys
+import json, math, os, random, sys
 from pathlib import Path
 
-import pytest, torch, torch.nn.functional as F
+import forked, pytest, torch, torch.nn.functional as F
 
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime
@@ -292,12 +292,12 @@ def test_command(house, tok):
     folder, model = house
     env = dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parent.parent))
     command = [sys.executable, "-m", "nanochat_course.export", "--model-tag", "laptop", "--out", str(folder / "out")]
-    done = subprocess.run([*command, "--source", "rl"], capture_output=True, text=True, env=env)
+    done = forked.run([*command, "--source", "rl"], capture_output=True, text=True, env=env)
     assert done.returncode == 0 and "step 7" in done.stdout, done
     hf, hf_tok = transformers.AutoModelForCausalLM.from_pretrained(folder / "out"), transformers.AutoTokenizer.from_pretrained(folder / "out")
     prompt = hf_tok.apply_chat_template([dict(role="user", content="Hi")], add_generation_prompt=True, return_tensors="pt", return_dict=False)
     with torch.no_grad(): torch.testing.assert_close(hf(prompt).logits, model(prompt), atol=1e-4, rtol=0)
-    again = subprocess.run([*command, "--source", "rl"], capture_output=True, text=True, env=env)
+    again = forked.run([*command, "--source", "rl"], capture_output=True, text=True, env=env)
     assert again.returncode == 2 and len(again.stderr.strip().splitlines()) == 1 and "exists already" in again.stderr
 
 

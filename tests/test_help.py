@@ -44,6 +44,14 @@ def test_methods_fields_and_patches_are_explained():
     assert inherited and inherited[0] in inspect.getdoc(chat_sft.ChatSFTConfig)
 
 
+def test_what_is_said_once_is_shown_wherever_it_holds():
+    "A method that overrides another, and a stage whose parameter is its configuration."
+    from nanochat_course import mid_train, tasks
+    said = next(line for line in inspect.getdoc(tasks.Task.grade).splitlines() if line.strip().startswith("completion: "))
+    for task in (tasks.SumsTask, tasks.MemoryTask, tasks.TalkTask): assert said in inspect.getdoc(task.grade).splitlines(), task
+    assert "config: a MidTrainConfig, whose fields are explained there" in inspect.getdoc(mid_train.mid_train)
+
+
 def test_one_line_bodies_and_several_names_on_a_line():
     from nanochat_course import exercises, scaling
     assert "name: shown, and kept in the learner's progress" in inspect.getdoc(exercises.exercise)

@@ -1,7 +1,7 @@
 "Midtraining as a stage: it learns, it goes on exactly where it was killed, and it says what is missing."
-import json, os, random, shutil, signal, subprocess, sys, time
+import json, os, random, shutil, signal, sys, time
 from dataclasses import replace
-import pytest, torch
+import forked, pytest, torch
 from nanochat_course.chat_cli import find_model
 from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir, load_result, read_log
@@ -87,7 +87,7 @@ def test_killed_from_outside(base):
     want = (mid_train(SMALL), weights("mid"))
     shutil.rmtree(checkpoint_dir("mid", "tiny"))
     flags = "--device cpu --dtype float32 --total-batch-size 512 --device-batch-size 4 --mixture identity:0.6 --documents 0 --save-every 4 --eval-items 16"
-    process = subprocess.Popen([sys.executable, "-m", "nanochat_course.mid_train", *flags.split()], env=dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads())))
+    process = forked.Popen([sys.executable, "-m", "nanochat_course.mid_train", *flags.split()], env=dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads())))
     deadline = time.time() + 300
     while not all_steps(checkpoint_dir("mid", "tiny")) and time.time() < deadline and process.poll() is None: time.sleep(0.002)
     process.send_signal(signal.SIGKILL)

@@ -1,8 +1,9 @@
 "The other speedrun: models of all rungs against other implementations, the ladder, the optimizers, ranks, resuming, the plan."
-import json, math, os, subprocess, sys
+import importlib, json, math, os, subprocess, sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from nanochat_course.common import CourseError, Runtime, read_log
 from nanochat_course.engine import Decoder, ModelDecoder
 from nanochat_course.fineweb import write_shard
 from nanochat_course.gpt import GPT, GPTConfig
-from nanochat_course.plan import PlanConfig, bill
+from nanochat_course.plan import PlanConfig, bill, show_bill
 from nanochat_course.tokenizer import train_bpe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,11 +159,27 @@ def test_the_plain_model_has_nothing_new():
 
 PUBLISHED = {   # minutes, steps and validation loss in the logs of the records
     "llmc": (45, 19560, 3.2722), "rotary": (31.4, 9536, 3.275959), "muon": (24.9, None, None), "muon-tuned": (22.3, 6200, 3.2785),
-    "modern": (15.2, 5100, 3.2741), "sharded": (13.1, 5100, 3.2747), "untied": (10.8, 4578, 3.2762), "shortcuts": (8.2, 3200, 3.2791),
-    "unet": (7.2, 3000, 3.2753), "windows": (4.66, 1750, 3.2745)}
+    "modern": (15.2, 5100, 3.2741), "sharded": (13.1, 5100, 3.2747), "newer-torch": (12.0, 5100, 3.2755), "untied": (10.8, 4578, 3.2762),
+    "shortcuts": (8.2, 3200, 3.2791), "bfloat16": (7.8, 3242, 3.2781), "unet": (7.2, 3000, 3.2753), "long-rows": (5.03, 1875, 3.2783),
+    "windows": (4.66, 1750, 3.2759)}
+
+
+LOGGED = {   # learning rates of embedding, head, matrices and single numbers, first beta, steps of the fall, tokens in a row: from the logs' code
+    "untied": (0.3, 0.002, 0.02, None, 0.9, 1308, 1024), "shortcuts": (0.3, 0.002, 0.02, 0.02, 0.9, 914, 1024),
+    "bfloat16": (0.3, 0.002, 0.02, 0.02, 0.9, 926, 1024), "unet": (0.6, 0.008, 0.04, 0.04, 0.9, 900, 1024),
+    "long-rows": (0.6, 0.008, 0.04, 0.04, 0.9, 562, 65536), "windows": (0.6, 0.008, 0.05, 0.04, 0.8, 640, 65536)}
+
+
+@pytest.mark.parametrize("name", LOGGED)
+def test_the_later_rungs_have_the_settings_of_their_logs(name):
+    r = ng.recipe(name)
+    got = (r.embedding_lr, r.unembedding_lr, r.matrix_lr, r.scalar_lr, r.betas[0], r.warmdown_steps, r.sequence_len)
+    assert all(want is None or have == want for have, want in zip(got, LOGGED[name], strict=True))
+    assert (r.documents, r.stream) == (name in ("long-rows", "windows"), "float32" if name in ("untied", "shortcuts") else "bfloat16")
 
 
 def test_the_ladder_is_the_published_one():
+    assert len(ng.LADDER) == 13 and [r.minutes for r in ng.LADDER] == sorted((r.minutes for r in ng.LADDER), reverse=True)
     assert {r.name: (r.minutes, r.steps) for r in ng.LADDER} == {k: v[:2] for k, v in PUBLISHED.items()}
     for r in ng.LADDER:
         assert r.loss is None or r.loss == pytest.approx(PUBLISHED[r.name][2], abs=5e-5) and r.loss < 3.28
@@ -188,7 +205,9 @@ def test_resizing_keeps_the_recipe():
     assert (r.n_layer, r.n_embd, r.n_head, r.sequence_len, r.num_iterations) == (4, 128, 1, 256, 160)
     assert (r.warmdown_steps, r.momentum_warmup, r.matrix_lr) == (46, 25, 0.04)
     w = ng.resized(ng.recipe("windows"), sequence_len=1024, steps=60)
-    assert (w.window_start, w.window_end) == (1, 28)
+    assert (w.window_start, w.window_end) == (64, 1792)
+    small = ng.resized(ng.recipe("long-rows"), sequence_len=128)
+    assert (small.sequence_len, small.window_start, small.window_end) == (128, 128, 128)
     same = ng.resized(ng.recipe("unet"))
     assert same == ng.recipe("unet")
 
@@ -200,6 +219,94 @@ def test_windows_grow_and_end_open():
     seen = [grow(step) and model.transformer.h[1].attn.window for step in range(60)]
     assert sorted(set(seen), key=seen.index) == [4, 16, 28, 40, 52, -1] and seen.count(4) == 10
     assert grow(59)["lr"] == ng.schedule_of(r)(59)["lr"] > 0
+
+
+def documents_model(dtype=torch.float64, **changes):
+    "A model of the last rung in which nothing is zero, masked by document; id 0 begins one."
+    r, model = tiny("windows", sequence_len=40, documents=True, **changes)
+    model.double() if dtype == torch.float64 else model
+    model.dtype = dtype
+    ng.mask_documents(model, 0)
+    return r, model
+
+
+@pytest.mark.parametrize("window", [-1, 3])
+def test_a_document_in_a_row_is_as_if_alone(window):
+    "Losses and gradients of three documents in one row are those of three rows; the first tokens of the row end a document of the row before."
+    _, model = documents_model()
+    for block in model.transformer.h: block.attn.window = window
+    lengths, rng = (4, 9, 13), torch.Generator().manual_seed(1)
+    docs = [torch.cat([torch.zeros(1, dtype=torch.long), torch.randint(1, 100, (n,), generator=rng)]) for n in lengths]
+    docs[0] = docs[0][1:]                                                     # begins in the middle
+    row = torch.cat(docs)[None]
+    targets = torch.cat([torch.cat([d[1:], torch.tensor([-1])]) for d in docs])[None]
+    together = model(row, targets, loss_reduction="sum")
+    want_grads = torch.autograd.grad(together, list(model.parameters()))
+    alone = sum(model(d[None, :-1], d[None, 1:], loss_reduction="sum") for d in docs)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-6)
+    for got, want in zip(torch.autograd.grad(alone, list(model.parameters())), want_grads):
+        torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-4)
+    for block in model.transformer.h: block.attn.backend = "auto"             # and without the mask they are not
+    assert abs(model(row, targets, loss_reduction="sum") - alone) > 1e-2
+
+
+def test_the_gpus_mask_is_the_cpus():
+    "The squares that flex attention works on, run by its reference implementation, and the plain mask: the same result."
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 40, 16) for _ in range(3))
+    ids = torch.randint(0, 8, (2, 40))
+    documents = ng.OwnDocument(0)
+    documents.look(None, (ids,))
+    dense = documents(q, k, v, 9)
+    number = documents.number
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=torch.tensor(
+        [[[[j <= i <= j + 9 and number[b, i] == number[b, j] for j in range(40)] for i in range(40)]] for b in range(2)]))
+    torch.testing.assert_close(dense, want)
+    class Pretend:                                                            # a device whose kernel is the reference implementation
+        type = "cuda"
+    made = {}
+    def on_cpu(seen, B, H, Q, K, device): return made.setdefault("mask", create_block_mask(seen, B, H, Q, K, device="cpu"))
+    import torch.nn.attention.flex_attention as flex
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(flex, "create_block_mask", on_cpu)
+        blocks = documents.make_mask(40, 9, Pretend)
+    torch.testing.assert_close(flex_attention(q, k, v, block_mask=blocks), want, atol=1e-5, rtol=1e-5)
+
+
+def test_the_tenth_record_moves_sixteen_bits():
+    "Before it the stream of a 16-bit model is float32, while its products are not; from it on the stream is bfloat16. The loss is the same but for rounding."
+    ids, losses = torch.randint(100, (2, 20), generator=torch.Generator().manual_seed(0)), {}
+    for name, rt, stream in (("shortcuts", CPU, torch.float32), ("shortcuts", Runtime(CPU.device, torch.bfloat16), torch.float32),
+                             ("bfloat16", Runtime(CPU.device, torch.bfloat16), torch.bfloat16)):
+        r = replace(ng.resized(ng.recipe(name), 3, 32, 24, 20), n_head=2)
+        torch.manual_seed(0)
+        model, seen = ng.make_model(r, 100, rt), {}
+        with torch.no_grad():
+            for n, p in model.named_parameters():
+                if p.abs().max() < 1e-2 and p.ndim == 2: p.normal_(std=0.2)
+        model.transformer.h[-1].register_forward_hook(lambda module, args, out: seen.update(stream=out.dtype))
+        model.transformer.h[-1].mlp.c_fc.register_forward_hook(lambda module, args, out: seen.update(product=out.dtype))
+        loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        assert (seen["stream"], seen["product"]) == (stream, rt.dtype)
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+        losses[name, rt.dtype] = loss.item()
+    exact, *rounded = losses.values()
+    assert all(0 < abs(loss - exact) < 0.02 for loss in rounded)
+
+
+@pytest.mark.parametrize("name", ["shortcuts", "long-rows"])
+def test_the_new_parts_compile_without_a_break(name):
+    "Autocast around the model, and the mask that is made anew for each batch: one graph, and the same loss for two batches."
+    r = replace(ng.resized(ng.recipe(name), 2, 32, 24, 20), n_head=2)
+    torch.manual_seed(0)
+    model = ng.make_model(r, 100, Runtime(CPU.device, torch.bfloat16))
+    if r.documents: ng.mask_documents(model, 0)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    for seed in (0, 1):
+        ids = torch.randint(8, (2, 20), generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad(): assert compiled(ids, ids.roll(-1, 1)).item() == pytest.approx(model(ids, ids.roll(-1, 1)).item(), abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +333,7 @@ def curve(folder, world, **given):
     "Losses of a run in `world` processes: the script as users start it."
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(folder), OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-    done = subprocess.run([*start, "-m", "nanochat_course.nanogpt", *flags(**SMALL | given)], env=env, capture_output=True, text=True, timeout=240)
+    done = forked.run([*start, "-m", "nanochat_course.nanogpt", *flags(**SMALL | given)], env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     log = read_log(folder / "report" / "nanogpt.jsonl")
     return [l["loss"] for l in log if "loss" in l], [l["val_loss"] for l in log if "val_loss" in l]
@@ -277,9 +384,20 @@ def test_the_plan_of_the_record():
     assert b["download"] == pytest.approx(25 * 200e6, rel=0.05)
 
 
+def test_the_plan_is_told_in_units_that_fit():
+    "Read back from the printed line: minutes for runs of minutes, hours for hours, cents below ten dollars."
+    for preset, unit in (("nanogpt-124m", "min"), ("gpu", "min"), ("8xh100", "h")):
+        b = bill(PlanConfig(preset=preset))
+        lines = {line[:12].strip(): line[12:] for line in show_bill(b).splitlines()}
+        words = lines["time"].split(" of pretraining")[0].split()
+        seconds = sum(float(n) * {"h": 3600, "min": 60, "s": 1}[u] for n, u in zip(words[::2], words[1::2]))
+        assert words[1] == unit and seconds == pytest.approx(3600 * b["hours"], rel=0.02)
+        assert float(lines["cost"].split()[0].replace(",", "")) == pytest.approx(b["dollars"], abs=0.5 if b["dollars"] >= 10 else 5e-3)
+
+
 def test_the_stored_measurement_belongs_to_this_ladder():
     stored = json.loads((ROOT / "benchmarks" / "results" / "nanogpt_cpu.json").read_text())
-    assert {r["rung"] for r in stored["runs"]} - {"modern with AdamW"} | {"sharded"} == set(NAMES)
+    assert {r["rung"] for r in stored["runs"]} - {"modern with AdamW"} | {"sharded", "newer-torch", "bfloat16"} == set(NAMES)
     for name, then in stored["recipes"].items():
         now = json.loads(json.dumps(asdict(ng.resized(ng.recipe(name), **stored["size"]))))
         assert then == now, f"{name} has changed since it was measured: run benchmarks/bench_nanogpt.py again"
@@ -294,6 +412,33 @@ def test_muon_beat_adamw_at_equal_tokens():
     adamw = [r for r in short if r["rung"] not in NAMES or not ng.recipe(r["rung"]).muon]
     assert len({r["seed"] for r in muon if r["rung"] == "muon-tuned"}) == len({r["seed"] for r in adamw if r["rung"] == "rotary"}) == 3
     assert max(r["val_loss"] for r in muon) < min(r["val_loss"] for r in adamw)
+
+
+def test_the_benchmark_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    "The race at the size of a rehearsal, stopped after one run and started again. And its list of runs: none twice, none missing."
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(tmp_path))
+    bench = importlib.import_module("bench_nanogpt")
+    threads = torch.get_num_threads()
+    def race(minutes, *more):
+        monkeypatch.setattr(sys, "argv", ["bench_nanogpt.py", "--size", "smoke", "--minutes", str(minutes), "--out", str(tmp_path / "r.json"),
+                                          "--data", str(tmp_path / "tokens"), *more])
+        try: bench.main()
+        finally: torch.set_num_threads(threads)
+        return json.loads((tmp_path / "r.json").read_text())["runs"]
+    first = race(1e-4)
+    runs = race(0.02)
+    assert len(first) == 1 and len(runs) > 1 and runs[0] == first[0] and all(math.isfinite(r["val_loss"]) for r in runs)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: (")
+    bench.step_times = lambda *args, measure=bench.step_times: measure(*args, rounds=1, steps=3)
+    race(0, "--times")
+    stored = json.loads((tmp_path / "r.json").read_text())
+    assert stored["runs"] == runs and all(stored["times"][rung] > 0 for rung in bench.RUNGS)
+    keys = [(r["rung"], r["factor"], r["seed"], r["steps"]) for r in runs]
+    while todo := bench.missing(runs, 4):                                  # the rest of the list, without training
+        keys.append(todo)
+        runs.append(dict(zip(("rung", "factor", "seed", "steps"), todo), val_loss=todo[1]))
+    assert len(set(keys)) == len(keys) == 3 * 10 + 2 * 6 + 3 + 2
 
 
 def test_the_launcher_downloads_and_trains(tmp_path):

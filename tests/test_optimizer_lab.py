@@ -1,8 +1,8 @@
 "The optimizer lab: SOAP and schedule-free against their papers in float64, state in bytes, the search, the command end to end, bad input."
-import json, math, os, subprocess, sys
+import json, math, os, sys
 from pathlib import Path
 
-import pytest, torch
+import forked, pytest, torch
 from nanochat_course.labs import optimizer_lab as lab
 from nanochat_course.checkpoint import load_optimizer_tensors, optimizer_tensors
 from nanochat_course.common import CourseError, Runtime
@@ -271,7 +271,7 @@ def test_everybody_sees_the_same_batches_and_first_weights(corpus):
 
 def test_the_command_end_to_end(corpus, tmp_path):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in dict(TINY, corpus=corpus, out=tmp_path / "lab").items()]
-    done = subprocess.run([sys.executable, "-m", "nanochat_course.labs.optimizer_lab", *flags], capture_output=True, text=True, cwd=tmp_path,
+    done = forked.run([sys.executable, "-m", "nanochat_course.labs.optimizer_lab", *flags], capture_output=True, text=True, cwd=tmp_path,
                           env=dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "base"), OMP_NUM_THREADS="1"), timeout=250)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {p.name for p in (tmp_path / "lab").iterdir()} == {"optimizer_lab.json", "surface.png", "matrix.png", "gpt.png"}
@@ -304,6 +304,6 @@ def test_bad_input_of_the_optimizers():
 
 
 def test_a_command_with_a_typo_exits_with_status_2(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "nanochat_course.labs.optimizer_lab", "--optimizers", "adamw,lion"], capture_output=True, text=True,
+    done = forked.run([sys.executable, "-m", "nanochat_course.labs.optimizer_lab", "--optimizers", "adamw,lion"], capture_output=True, text=True,
                           env=dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path)), timeout=120)
     assert done.returncode == 2 and done.stderr.strip().startswith("error: unknown optimizer 'lion'") and done.stderr.count("\n") == 1

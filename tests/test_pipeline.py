@@ -1,6 +1,7 @@
 "All stages on any number of processes, with their own command lines, at the smallest size there is; and once compiled."
-import json, os, re, shutil, socket, subprocess, sys
+import json, os, re, shutil, socket, sys, time
 from pathlib import Path
+import forked
 import pytest
 from nanochat_course.common import read_log
 from nanochat_course.corpus import write_shard
@@ -26,16 +27,32 @@ def free_ports(n):
     return ports
 
 
-def torchrun(folder, ranks, stages, **env):
-    "Run stages on `ranks` processes; their output."
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", str(Path(__file__).parent / "run_stages.py"),
-               json.dumps(stages), json.dumps(free_ports(len(stages)))]
+def in_ranks(folder, ranks, stages, **env):
+    "Run stages on `ranks` processes; their output. Two are started by torchrun, other numbers are forks, which costs less."
+    words = [str(Path(__file__).parent / "run_stages.py"), json.dumps(stages), json.dumps(free_ports(len(stages)))]
     env = {**os.environ, "NANOCHAT_COURSE_DIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent), **env}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1500)
+    if ranks != 2: return fork_ranks(folder, ranks, words, env)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words]
+    done = forked.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=1500)
     told = "\n".join(line for line in done.stderr.splitlines() if "frame #" not in line)         # without the C++ traces
     assert done.returncode == 0, done.stdout[-2000:] + told[-9000:]
     assert done.stdout.count("came to the end") == ranks
     return done.stdout + done.stderr
+
+
+def fork_ranks(folder, ranks, words, env):
+    "The processes that torchrun would start, with the variables that it would set."
+    logs, started = [folder / f"rank_{r}.log" for r in range(ranks)], []
+    for r, log in enumerate(logs):
+        world = dict(env, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1")
+        with open(log, "w") as f: started.append(forked.Popen([sys.executable, *words], cwd=folder, env=world, stdout=f, stderr=f))
+    try:
+        while any(p.poll() is None for p in started) and not any(p.poll() for p in started): time.sleep(.02)
+    finally:
+        for p in started: p.kill()
+    out = "\n".join(log.read_text() for log in logs)
+    assert not any(p.wait() for p in started) and out.count("came to the end") == ranks, out[-9000:]
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +62,13 @@ def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     texts = [t[i:i + 600] for t in topics.values() for i in range(0, len(t), 600)][:400]
     for shard, part in enumerate((texts[:300], texts[300:])): write_shard(folder / "data" / "text" / f"shard_0000{shard}.parquet", part, 8)
-    torchrun(folder, 1, ["tok_train --corpus data/text --vocab-size 512 --max-chars 100000", f"{BASE} {ONE} --total-batch-size 1024"])
+    in_ranks(folder, 1, ["tok_train --corpus data/text --vocab-size 512 --max-chars 100000", f"{BASE} {ONE} --total-batch-size 1024"])
     return folder
 
 
 def run_all(start, folder, ranks, stages, **env):
     shutil.copytree(start, folder)
-    out = torchrun(folder, ranks, stages, **env)
+    out = in_ranks(folder, ranks, stages, **env)
     report = {f.stem: json.loads(f.read_text()) for f in (folder / "report").glob("*.json")}
     losses = {stage: [l["loss"] for l in read_log(folder / "report" / f"{stage}.jsonl") if "loss" in l] for stage in ("mid_train", "chat_sft")}
     return out, report, losses

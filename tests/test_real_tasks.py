@@ -1,13 +1,16 @@
 "Published data sets: what is downloaded, what a row becomes, and graders against independent ones on the real rows."
-import csv, gzip, json, os, random, re, subprocess, sys
+import csv, gzip, itertools, json, os, random, re, subprocess, sys
 from collections import Counter
-import pyarrow as pa, pyarrow.parquet as pq, pytest
+import forked
+import pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from loopback import Server, answer
+from nanochat_course.attention import document_attention, flex_document_attention
 from nanochat_course.common import CourseError
 from nanochat_course.engine import use_calculator
+from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.real_tasks import *
 from nanochat_course.real_tasks import COLUMNS, HUB_TASKS, REAL_TASKS
-from nanochat_course.tasks import MIXTURES, PUBLISHED, TASKS, make_task, read_mixture, visible_text
+from nanochat_course.tasks import MIXTURES, PUBLISHED, TASKS, make_task, mean_over_step, read_mixture, visible_text
 from nanochat_course.tokenizer import train_bpe
 
 MMLU_ROW = dict(question="Who sat?", subject="cats", choices=["cat", "dog", "owl", "hen"], answer=2)
@@ -97,7 +100,7 @@ def test_ranks_take_turns(hub, tmp_path):
     "Four processes at once: each file is asked for once."
     h = hub()
     code = "from nanochat_course.tasks import make_task; print(len(make_task('mmlu', 'test')))"
-    ranks = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1")) for _ in range(4)]
+    ranks = [forked.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS="1")) for _ in range(4)]
     assert [p.communicate(timeout=100)[0].strip() for p in ranks] == ["7"] * 4
     assert len(h.asked) == 3 == len(set(h.asked))
 
@@ -150,6 +153,34 @@ def test_what_a_letter_is(tmp_path):
     text = item["messages"][0]["content"]
     assert all(f"- {c}={l}\n" in text for c, l in zip(ARC_ROW["choices"]["text"], "123"))
     with pytest.raises(CourseError, match="no right answers"): make_task("smoltalk", path=write(tmp_path / "talk.parquet", [TALK_ROW])).grade(TALK_ROW, "a")
+
+
+OF_A = {   # what a model might say, and whether the letter A has been chosen, if nothing but a letter counts
+    "A": True, " A\n": True, "A.": True, "B": False, "a": False, "AA": False, "A B": False, "A or B": False, "A, B, C, D": False, "ABCD": False,
+    "not A": False, "A\nB": False, "A.B": False, "(A)": False, "The answer is A": False, "- its weight=A": False, "Ａ": False, "А": False,
+    "A\0": False, "A\u200b": False, "'A'": False, "1": False, "": False, ".": False}
+
+
+@pytest.mark.parametrize("name", ["mmlu", "arc_easy", "arc_challenge"])
+def test_letters_under_attack(tmp_path, name):
+    row = dict(MMLU_ROW, answer=0) if name == "mmlu" else dict(ARC_ROW, choices=dict(text=["cat", "dog", "owl"], label=list("ABC")), answerKey="A")
+    task = make_task(name, "test", path=write(tmp_path / "test.parquet", [row]))
+    assert {answer: task.grade(task[0], answer) for answer in OF_A} == OF_A
+    assert not task.grade(task[0], [dict(type="python", text="A"), dict(type="python_output", text="A")])      # a tool's word is not the model's
+
+
+OF_24 = {   # the first number after the mark is the answer, commas left out, nothing else about it forgiven: the publishers' rule
+    "#### 24": True, "6*4=24\n#### 24": True, "#### 24 mats": True, "#### 2,4": True, "#### 24\n#### 25": True, "#### 25\n#### 24": False,
+    "24": False, "####24": False, "####  24": False, "### 24": False, "#### $24": False, "#### +24": False, "#### -24": False, "#### 240": False,
+    "#### 124": False, "#### 24.5": False, "#### 2 4": False, "#### 24, 25": True, "#### 1..99": False, "#### twenty-four": False, "#### ２４": False,
+    "#### 6*4": False, "#### ": False, "####": False, "": False}
+
+
+def test_numbers_under_attack(tmp_path):
+    task = make_task("gsm8k", "test", path=write(tmp_path / "test.parquet", [dict(question="6 * 4?", answer="6*4=<<6*4=24>>24\n#### 24")]))
+    assert {answer: task.grade(task[0], answer) for answer in OF_24} == OF_24
+    said = [dict(type="text", text="#### "), dict(type="python", text="6*4"), dict(type="python_output", text="24")]
+    assert not task.grade(task[0], said) and task.grade(task[0], [*said, dict(type="text", text="24")])
 
 
 def mmlu_rows(folder):
@@ -274,3 +305,97 @@ def test_nobody_forges_a_role_through_published_rows(tmp_path):
     for name, row in rows.items():
         ids, _ = tok.render_conversation(make_task(name, path=write(tmp_path / f"{name}.parquet", [row]))[0])
         assert sum(i in specials for i in ids) == 5
+
+
+# conversations packed in a row, each on its own
+
+def attend_alone(q, k, v, window, begins):
+    "Each document by itself, one head, one score at a time: q, k, v (B, heads, T, D) in float64."
+    out = torch.zeros_like(q)
+    for b, h, i in itertools.product(*map(range, q.shape[:3])):
+        first = max(j for j in range(i + 1) if begins[b, j])
+        first = first if window < 0 else max(first, i - window)
+        kv = h * k.shape[1] // q.shape[1]
+        weights = (k[b, kv, first:i + 1] @ q[b, h, i] / q.shape[-1]**.5).softmax(0)
+        out[b, h, i] = weights @ v[b, kv, first:i + 1]
+    return out
+
+
+def random_rows(B, H, G, T, D, share, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(B, n, T, D, generator=g, dtype=torch.float64, requires_grad=True) for n in (H, G, G))
+    begins = torch.rand(B, T, generator=g) < share
+    begins[:, 0] = True
+    return (q, k, v), begins
+
+
+@pytest.mark.parametrize("B,T,share,window", [(1, 1, .5, -1), (2, 33, .1, -1), (2, 33, .5, 3), (3, 20, 0., 4), (3, 20, 1., -1), (1, 40, .05, 0)])
+def test_a_document_mask_is_attention_of_each_document_alone(B, T, share, window):
+    qkv, begins = random_rows(B, 4, 2, T, 6, share)
+    got, want = document_attention(*qkv, window, begins), attend_alone(*qkv, window, begins)
+    torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+    weights = torch.randn(want.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for g, w in zip(*(torch.autograd.grad((out * weights).sum(), qkv) for out in (got, want))):
+        torch.testing.assert_close(g, w, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("window", [-1, 0, 9, 200])
+def test_the_kernels_rule_is_the_same(window):
+    qkv, begins = random_rows(2, 4, 2, 150, 16, .03)
+    q, k, v = (x.detach() for x in qkv)
+    torch.testing.assert_close(flex_document_attention(q, k, v, window, begins), document_attention(q, k, v, window, begins), atol=1e-10, rtol=1e-10)
+
+
+RECORD_PARTS = dict(smear=True, value_embeds=True, residual_scalars=True, backout=True, window_pattern="SL", short_window=.25)
+
+
+def stream(model, idx):
+    "What the last block gives, in float64 throughout."
+    found = []
+    hook = model.transformer.h[-1].register_forward_hook(lambda module, args, out: found.append(out))
+    model(idx)
+    hook.remove()
+    return found[0]
+
+
+@pytest.mark.parametrize("parts", [dict(), RECORD_PARTS, dict(value_residual=True, unet=True)], ids=["plain", "record", "unet"])
+def test_packed_with_the_mask_is_separate_rows(parts):
+    "Streams and the gradients of all weights in float64, as if every document had its own row; without the mask they differ."
+    torch.manual_seed(0)
+    T, bos, lengths = 24, 0, (7, 1, 16)
+    model = GPT(GPTConfig(sequence_len=T, vocab_size=30, n_layer=4, n_head=4, n_kv_head=2, n_embd=32, **parts), torch.float64).init_weights().double()
+    for p in model.parameters(): torch.nn.init.normal_(p, std=.3)
+    angle = torch.outer(torch.arange(T).double(), 10000. ** (-torch.arange(0, 8, 2).double() / 8))   # to 15 digits: places shift in a row
+    model.cos, model.sin = torch.cat([angle.cos(), angle.cos()], 1), torch.cat([angle.sin(), -angle.sin()], 1)
+    documents = [torch.cat([torch.tensor([bos]), torch.randint(1, 30, (n - 1,))]) for n in lengths]
+    weights, packed = torch.randn(1, T, 32, dtype=torch.float64), torch.cat(documents)[None]
+    apart = torch.cat([stream(model, d[None]) for d in documents], 1)
+    with within_documents(model, packed, bos): together = stream(model, packed)
+    torch.testing.assert_close(together, apart, atol=1e-10, rtol=1e-10)
+    for (name, p), got, want in zip(model.named_parameters(), *(torch.autograd.grad((x * weights).sum(), list(model.parameters()), allow_unused=True)
+                                                              for x in (together, apart))):
+        if want is not None: torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-8, msg=name)
+    neighbours = stream(model, packed)
+    assert (neighbours[:, :7] - apart[:, :7]).abs().max() < 1e-10 and (neighbours[:, 7:] - apart[:, 7:]).abs().max() > 1e-3
+    assert all(block.attn.backend == "auto" for block in model.transformer.h)
+
+
+def test_the_mask_goes_when_a_step_fails():
+    model = GPT(GPTConfig(sequence_len=8, vocab_size=9, n_layer=1, n_head=2, n_kv_head=2, n_embd=32, smear=True)).init_weights()
+    idx = torch.tensor([[3, 0, 4, 5]])
+    want = model(idx)
+    with pytest.raises(KeyError), within_documents(model, idx, 0): raise KeyError
+    assert torch.equal(model(idx), want)
+
+
+def test_a_loss_by_document_is_the_mean_over_separate_rows():
+    "What the loop is given: the same number as the documents in rows of their own, and another one without it."
+    torch.manual_seed(1)
+    model = GPT(GPTConfig(sequence_len=16, vocab_size=20, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)).init_weights()
+    for p in model.parameters(): torch.nn.init.normal_(p, std=.3)
+    documents = [torch.cat([torch.tensor([0]), torch.randint(1, 20, (n,))]) for n in (6, 8)]
+    packed, targets = torch.cat([d[:-1] for d in documents])[None], torch.cat([d[1:] for d in documents])[None]
+    apart = sum(model(d[None, :-1], d[None, 1:], loss_reduction="sum") for d in documents) / 14
+    torch.testing.assert_close(by_document(mean_over_step, 0)(model, packed, (targets, 1.)), apart)
+    assert abs(mean_over_step(model, packed, (targets, 1.)) - apart) > 1e-3

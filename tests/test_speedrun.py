@@ -1,6 +1,7 @@
 "One command: presets, ledger, interruption, failure."
 import os, re, signal, subprocess, sys, time
 
+import forked
 import pytest
 import torch
 
@@ -139,9 +140,7 @@ def run(tmp_path, stage_code, *args, wait=True, script=SCRIPT):
     (tmp_path / "stage.py").write_text(stage_code)
     (tmp_path / "run.py").write_text(script.format(stage=str(tmp_path / "stage.py")))
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path / "files"))
-    def listen():                                                          # a background job starts with Ctrl-C ignored, one of nohup with SIGHUP
-        for number in (signal.SIGINT, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
-    p = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), *args], env=env, preexec_fn=listen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    p = forked.Popen([sys.executable, str(tmp_path / "run.py"), *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     started.append(p)
     if not wait: return p
     out, err = p.communicate(timeout=280)
@@ -353,7 +352,7 @@ def test_outdated_work_is_kept_aside(tmp_path, monkeypatch):
                                        (["--set", "tok_train.doc_cap=1", "--set", "tok_train.doc_cup=2"], "perhaps you meant doc_cap")])
 def test_bad_input_is_one_line(args, text, tmp_path):
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(tmp_path))
-    done = subprocess.run([sys.executable, "-m", "nanochat_course.speedrun", *args], env=env, capture_output=True, text=True)
+    done = forked.run([sys.executable, "-m", "nanochat_course.speedrun", *args], env=env, capture_output=True, text=True)
     assert done.returncode == 2 and text in done.stderr and done.stderr.count("\n") == 1
 
 

@@ -1,7 +1,7 @@
 "Conversations, tasks and their loader: nothing leaks, nobody forges a role, no row without a target."
-import inspect, itertools, json, os, random, re, socket, subprocess, sys, textwrap, zlib
+import functools, inspect, itertools, json, os, random, re, socket, subprocess, sys, textwrap, zlib
 from collections import Counter
-import pytest, torch
+import forked, pytest, torch
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.tasks import *
 from nanochat_course import tasks
@@ -32,7 +32,7 @@ def test_items_are_deterministic_and_the_reference_answer_is_right(name):
 
 
 def test_items_are_the_same_in_another_process():
-    digest = lambda: zlib.crc32(repr([make_task(n, s)[i] for n in TASKS for s in ("train", "test") for i in range(30)]).encode())
+    digest = lambda: zlib.crc32(repr([list(make_task(n, s, size=30)) for n in TASKS for s in ("train", "test")]).encode())
     code = "import zlib; from nanochat_course.tasks import *; digest = " + inspect.getsource(digest).split("=", 1)[1].strip() + "; print(digest())"
     env = dict(os.environ, PYTHONHASHSEED="7", OMP_NUM_THREADS="1")
     assert int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout) == digest()
@@ -196,7 +196,7 @@ def calls(c): return [p["text"] for m in c["messages"][1::2] if not isinstance(m
 
 
 @pytest.fixture(scope="module")
-def talks(): return {split: [make_task("talk", split)[i] for i in range(2000)] for split in ("train", "test")}
+def talks(): return {split: list(make_task("talk", split, size=2000)) for split in ("train", "test")}
 
 
 def test_talks_have_one_to_six_turns(talks):
@@ -310,6 +310,7 @@ def test_mixture_counts_epochs():
 
 # the loader
 
+@functools.cache
 def small_mixture(): return TaskMixture([(make_task(n, size=30), 1) for n in TASKS] + [(DocumentTask(["The cat sat on the mat. " * 9] * 5), 1)])
 
 
@@ -433,7 +434,7 @@ def test_a_large_mixture_is_packed_by_all_ranks_together(tok, tmp_path):
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     def start(rank, world):
         env = dict(os.environ, RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-        return subprocess.Popen([sys.executable, str(script), str(tmp_path / "tok")], env=env, stdout=subprocess.PIPE, text=True)
+        return forked.Popen([sys.executable, str(script), str(tmp_path / "tok")], env=env, stdout=subprocess.PIPE, text=True)
     one, two = start(0, 1), [start(r, 2) for r in (0, 1)]
     said = [p.communicate(timeout=100)[0].split()[:7] for p in (one, *two)]
     assert said[0] == said[1] == said[2] and len(said[0]) == 7

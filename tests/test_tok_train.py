@@ -1,5 +1,6 @@
 "The tokenizer stage: what it reads, when it stops, what it leaves behind."
-import hashlib, json, os, subprocess, sys
+import hashlib, json, os, sys
+import forked
 import pyarrow as pa, pyarrow.parquet as pq
 import pytest
 from nanochat_course.common import CourseError, load_result
@@ -141,7 +142,7 @@ def test_compression():
 def test_command(base):
     write_corpus(base, TRAIN + VAL)
     env = {**os.environ, "NANOCHAT_COURSE_DIR": str(base)}
-    run = lambda *flags: subprocess.run([sys.executable, "-m", "nanochat_course.tok_train", *flags], capture_output=True, text=True, env=env)
+    run = lambda *flags: forked.run([sys.executable, "-m", "nanochat_course.tok_train", *flags], capture_output=True, text=True, env=env)
     good = run("--vocab-size", "300", "--corpus", "demo", "--max-chars", "1000")
     assert good.returncode == 0, good.stderr
     assert "300 tokens" in good.stdout and json.loads((base / "report/tok_train.json").read_text())["metrics"]["vocab_size"] == 300

@@ -1,6 +1,6 @@
 "The one loop: exact resume, faults, accumulation, schedules, logs."
 import math, os, random, resource, signal, subprocess, sys, threading, time
-import pytest, torch
+import forked, pytest, torch
 from nanochat_course import checkpoint as C, train as T
 from nanochat_course.common import CourseError, RunLog, Runtime, read_json, read_log, seed_everything
 from nanochat_course.corpus import write_corpus
@@ -110,7 +110,7 @@ def command(base, run, **flags):
 ENV = dict(os.environ, OMP_NUM_THREADS="1")
 
 
-def go(*args, **flags): return subprocess.run(command(*args, **flags), env=ENV, capture_output=True, text=True, timeout=120)
+def go(*args, **flags): return forked.run(command(*args, **flags), env=ENV, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_killed_at_random_moments(base, oracle):
     r, run = random.Random(), base / "killed"
     for _ in range(4):
         start, goal = C.latest_step(run) or 0, (C.latest_step(run) or 0) + r.randint(2, 8)
-        p = subprocess.Popen(command(base, run, save_every=1), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        p = forked.Popen(command(base, run, save_every=1), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while p.poll() is None and (C.latest_step(run) or 0) < goal: time.sleep(0.002)
         time.sleep(0.1 * r.random())
         p.kill()
@@ -163,7 +163,7 @@ def test_killed_at_random_moments(base, oracle):
 def test_ctrl_c_saves_and_says_how_to_go_on(base, oracle):
     run = base / "interrupted"
     for sig in (signal.SIGINT, signal.SIGTERM):
-        p = subprocess.Popen(command(base, run, slow=1.0), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        p = forked.Popen(command(base, run, slow=1.0), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while "first step" not in p.stdout.readline(): pass
         time.sleep(0.3)
         p.send_signal(sig)
@@ -455,7 +455,7 @@ def test_bar_in_a_terminal(base):
     "A pseudo-terminal shows a bar with loss, speed and time left."
     import pty
     master, slave = pty.openpty()
-    p = subprocess.Popen(command(base, base / "terminal", n=6), env=dict(ENV, COLUMNS="120"), stdout=slave, stderr=slave, text=True)
+    p = forked.Popen(command(base, base / "terminal", n=6), env=dict(ENV, COLUMNS="120"), stdout=slave, stderr=slave, text=True)
     os.close(slave)
     out = b""
     while True:

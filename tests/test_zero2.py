@@ -76,7 +76,7 @@ def weights(params): return {n: p.detach().clone() for n, p in params.items()}
 def packed(tensors): return {n: (tuple(t.shape), t.detach().cpu().contiguous().numpy().tobytes()) for n, t in tensors.items()}
 def unpacked(packs): return {n: torch.frombuffer(bytearray(b), dtype=torch.float32).view(shape) for n, (shape, b) in packs.items()}
 
-def one_case(rt, case, steps=20):
+def one_case(rt, case, steps=10):
     "One rank's run; weights and state at the end, as bytes."
     opt = DistMuonAdamW(groups_of(case), rt, stage=case.get("stage", 2), small=case.get("small", 1024), in_flight=case.get("in_flight", 2), timeout_minutes=0.5)
     params, sleep, norms = opt.named(), random.Random(f"{rt.rank}"), []
@@ -101,7 +101,7 @@ def one_case(rt, case, steps=20):
 
 def all_cases(rt, names): return {n: one_case(rt, CASES[n]) for n in names}
 
-def oracle(world_size, case, steps=20):
+def oracle(world_size, case, steps=10):
     "The same run in one process."
     opt, norms = MuonAdamW(groups_of(case)), []
     params = opt.named()
@@ -364,7 +364,7 @@ def test_a_killed_rank_is_named_by_the_others(tmp_path, victim):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
     start = time.monotonic()
-    processes = [mp.get_context("spawn").Process(target=dying, args=(r, 4, port, victim, str(tmp_path))) for r in range(4)]
+    processes = [mp.get_context("forkserver").Process(target=dying, args=(r, 4, port, victim, str(tmp_path))) for r in range(4)]
     for p in processes: p.start()
     for p in processes: p.join(90)
     alive = [p.is_alive() for p in processes]

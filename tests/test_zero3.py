@@ -90,7 +90,7 @@ def everything(rt):
 def ran(W): return run_ranks(everything, W)
 
 @functools.cache
-def compared(): return run_ranks(compare, 4, WAYS, 20, 2)
+def compared(): return run_ranks(compare, 4, WAYS, 8, 2)
 
 both = pytest.mark.parametrize("W", [2, 4])
 options = lambda case, *names: {k: v for k, v in case.items() if k in names}

@@ -93,7 +93,8 @@ def check_lit(
 )->set:
     "The names of what is to be lit, as a set; an unknown one is a mistake."
     lit = {lit} if isinstance(lit, str) else set(lit)
-    for name in sorted(lit - set(parts)): raise CourseError(f"there is no {name!r} in this picture: it has {', '.join(parts)}")
+    for name in sorted(lit - set(parts)):
+        raise CourseError(f"there is no {name!r} in this picture: it has {', '.join(parts)}")
     return lit
 
 # %% ../../nbs/94_pictures.ipynb #62cd4a9f
@@ -273,7 +274,7 @@ def draw_loop(
     fill = lambda name: LIT if name in lit else PLAIN
     ax = sheet(7.4, 2.2)
     top, low, h = 1.5, 0.55, 0.42
-    upper = (("loader", "loader\na batch", 0.2), ("forward", "forward\nlogits", 1.7), 
+    upper = (("loader", "loader\na batch", 0.2), ("forward", "forward\nlogits", 1.7),
              ("loss", "loss\nhow surprised?", 3.2), ("backward", "backward\ngradients", 4.95))
     for name, text, x in upper: box(ax, x, top, 1.2, h, text, fill(name), 8.5)
     for x in (1.4, 2.9, 4.4): arrow(ax, (x, top + h / 2), (x + 0.3 + 0.25 * (x > 4), top + h / 2))

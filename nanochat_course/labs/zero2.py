@@ -44,7 +44,9 @@ def draw_ranks(
     for side in ax.spines.values(): side.set_visible(False)
 
 # %% ../../nbs/60_zero2.ipynb #822e398f
-def _rank_main(rank, fn, world_size, port, queue, args):
+def _rank_main(rank, fn, world_size, port, queue, environment, args):
+    os.environ.clear()
+    os.environ.update(environment)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -73,9 +75,11 @@ def run_ranks(
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    queue = mp.get_context("spawn").SimpleQueue()
-    everything = (exported(fn), world_size, port, queue, args)
-    processes = mp.spawn(exported(_rank_main), everything, nprocs=world_size, join=False)
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["nanochat_course.labs.zero3"])           # which imports all that ranks need
+    queue = context.SimpleQueue()
+    everything = (exported(fn), world_size, port, queue, dict(os.environ), args)
+    processes = mp.start_processes(exported(_rank_main), everything, world_size, join=False, start_method="forkserver")
     results = {}
     while not processes.join(timeout=0.02):
         while not queue.empty(): results.update([queue.get()])
