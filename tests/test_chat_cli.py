@@ -4,9 +4,11 @@ import errno, io, os, pty, select, shutil, signal, sys, time
 
 import forked, pytest, torch
 
+from nanochat_course import chat_cli
 from nanochat_course.chat_cli import Chat, Printer, command, converse, find_model, fit, harmless, pieces, questions, teachers
 from nanochat_course.checkpoint import checkpoint_dir, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir
+from nanochat_course.engine import Engine
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.tokenizer import train_bpe
 
@@ -247,3 +249,17 @@ def test_the_terminal_is_safe_from_the_model():
     assert harmless("a\x1b[2Jb\x07\r\u202ec\td\n\ud800🙂") == "a[2Jbc\td\n🙂"
 
 
+
+
+def test_eight_bits_only_when_asked(house, monkeypatch, capsys):
+    made = []
+
+    class Watched(Engine):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self.int8)
+    monkeypatch.setattr(chat_cli, "Engine", Watched)
+    monkeypatch.setenv("NANOCHAT_COURSE_DIR", str(house))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    for asked in (False, True): chat_cli.chat(chat_cli.ChatConfig(prompt="hi", device="cpu", dtype="float32", max_tokens=3, int8=asked))
+    assert made == [False, True]

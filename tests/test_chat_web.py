@@ -597,7 +597,7 @@ def launch(house, *args, **env):
 
 
 def test_the_program_serves_says_where_and_ends_politely(house):
-    p = launch(house, "--source", "rl", "--model-tag", "d1", "--host", "0.0.0.0", "--api-key", "MY_KEY", MY_KEY="k")
+    p = launch(house, "--source", "rl", "--model-tag", "d1", "--host", "0.0.0.0", "--api-key", "MY_KEY", "--int8", MY_KEY="k")
     line = p.stdout.readline()
     web = SimpleNamespace(port=int(re.search(r":(\d+) ", line)[1]))
     until(lambda: socket.socket().connect_ex(("127.0.0.1", web.port)) == 0)
