@@ -586,7 +586,7 @@ class UnknownFunctionsTask(DocstringTask):
 
     def grade(self, conversation, completion): return refuses(completion)
 
-# %% ../nbs/41_tasks.ipynb #ef8a1d99
+# %% ../nbs/41_tasks.ipynb #883b5257
 COUNTRIES = (
     "France Spain Italy Germany Poland Norway Sweden Japan China India Brazil Peru Chile Kenya Egypt Canada Mexico "
     "Greece Turkey Austria Ireland Portugal Finland Denmark Iceland Cuba Iran Iraq Nepal Mali").split()
@@ -619,6 +619,9 @@ QUESTIONS = ( # the question, and whether it asks for something to be done; ever
     ("Write a letter to {person}.", 1), ("Which {noun} is the best?", 0), ("What is the {noun} made of?", 0),
     ("Why did {person} go to {country}?", 0), ("Make me a {noun}.", 1), ("Describe {country}.", 0))
 
+
+
+# %% ../nbs/41_tasks.ipynb #779752ab
 class UnknownTask(Task):
     "Questions about the world, and things to be done, of which a model of this size knows nothing."
     refusals = ("I do not know.", "I cannot do that.")
@@ -713,11 +716,11 @@ ANOTHER = ("And {}?", "And {}?", "What about {}?", "Now {}.", "And how about {}?
 BACKWARDS = ("And backwards?", "Backwards?", "Now backwards.")
 SURE = (("Are you sure?", "Really?", "Is that right?", "Is that correct?"), "I think so.")
 
-# %% ../nbs/41_tasks.ipynb #379f9a40
+# %% ../nbs/41_tasks.ipynb #42a90479
 class TalkTask(Task):
     "Conversations of one to six turns: all skills, questions that need the turn before, and what the user has told."
-    shares = dict(spelling=60, lettercount=10, docstring=16, unknownfunctions=6, unknown=6,
-                  identity=18, calculator=12, sums=7, wordproblems=3, memory=12)
+    shares = dict(spelling=60, lettercount=10, docstring=18, unknownfunctions=6, unknown=6,
+                  identity=18, calculator=12, sums=7, wordproblems=3, memory=14)
     makers = dict(spelling=SpellingTask, lettercount=LetterCountTask, docstring=DocstringTask,
                   unknownfunctions=UnknownFunctionsTask, unknown=UnknownTask, identity=IdentityTask,
                   calculator=CalculatorTask, sums=HandSumsTask, wordproblems=WordProblemsTask, memory=MemoryTask)
@@ -789,7 +792,7 @@ def talk_lettercount(self:TalkTask, rng, facts)->list:
         turns.append(("lettercount", question, counted(word, letter), {}))
     return turns
 
-# %% ../nbs/41_tasks.ipynb #f21264d0
+# %% ../nbs/41_tasks.ipynb #c0b70a82
 @patch
 def talk_spelling(self:TalkTask, rng, facts)->list:
     "Spell cat. And dog? And backwards?"
@@ -811,8 +814,8 @@ def talk_spelling(self:TalkTask, rng, facts)->list:
 def more_functions(self:TalkTask, rng)->list:
     "And sorted? And frobnicate?"
     turns = []
-    while rng.random() < 0.45:
-        graded = rng.choice(("docstring", "unknownfunctions"))
+    while rng.random() < 0.4:
+        graded = rng.choices(("docstring", "unknownfunctions"), (3, 2))[0]
         task = self.skills[graded]
         name, sentence = rng.choice(task.functions if graded == "docstring" else task.keys)
         turns.append((graded, rng.choice(ANOTHER).format(name), sentence, {}))
@@ -1031,7 +1034,7 @@ def read_mixture(
         found[name] = number
     return {name: epochs for name, epochs in found.items() if epochs}
 
-# %% ../nbs/41_tasks.ipynb #b914098a
+# %% ../nbs/41_tasks.ipynb #a6c2729a
 class ConversationLoader:
     "One epoch of a mixture as packed rows: a factory of batches for `train`, all of one shape."
     def __init__(self,
@@ -1077,24 +1080,28 @@ class ConversationLoader:
         self.tokens += len(ids)
         return np.array(ids), np.array(mask, bool) | (self.supervise == "all")
 
-    def pack(self, mixture, items, buffer_size):
-        "Best fit: rows as pairs (inputs, targets) of int32 tensors (T,), the conversations of each in random order."
-        packer, rng = Packer(self.seq_len + 1), random.Random(0)
-        items = (mixture[i] for i in items)
-        encoded = map(self.encode, items) if self.threads < 2 else in_threads(self.encode, items, self.threads)
-        items = enumerate(self.render(*x) for x in encoded)
-        while True:
-            while packer.wants(buffer_size) and (item := next(items, None)):
-                if item[1]: packer.add((item[0],), *item[1])
-            if not packer.order: return
-            pieces = packer.row()
-            rng.shuffle(pieces)
-            yield tuple(torch.from_numpy(x).int() for x in fill_row(pieces, self.seq_len + 1))
-
     @property
     def padding(self)->float: return 1 - self.tokens / (len(self.rows) * (self.seq_len + 1))   # share of all positions
 
-# %% ../nbs/41_tasks.ipynb #b54c20ec
+# %% ../nbs/41_tasks.ipynb #126e8fee
+@patch
+def pack(self:ConversationLoader, mixture, items, buffer_size):
+    "Best fit: rows as pairs (inputs, targets) of int32 tensors (T,), the conversations of each in random order."
+    packer, rng = Packer(self.seq_len + 1), random.Random(0)
+    items = (mixture[i] for i in items)
+    encoded = map(self.encode, items) if self.threads < 2 else in_threads(self.encode, items, self.threads)
+    rendered = enumerate(self.render(*x) for x in encoded)
+    while True:
+        while packer.wants(buffer_size):
+            n, row = next(rendered, (None, None))
+            if n is None: break                                          # no more conversations
+            if row: packer.add((n,), *row)
+        if not packer.order: return
+        pieces = packer.row()
+        rng.shuffle(pieces)
+        yield tuple(torch.from_numpy(x).int() for x in fill_row(pieces, self.seq_len + 1))
+
+# %% ../nbs/41_tasks.ipynb #6560ed49
 def in_threads(
     f,            # called with each item; spends its time outside of Python, as the tokenizer does
     items,        # any iterable
@@ -1121,6 +1128,7 @@ def from_rank(
     dist.broadcast(x, owner)
     return x.cpu()
 
+# %% ../nbs/41_tasks.ipynb #e33cb163
 @patch
 def collect(self:ConversationLoader,
     mixture,          # the items
