@@ -716,7 +716,7 @@ ANOTHER = ("And {}?", "And {}?", "What about {}?", "Now {}.", "And how about {}?
 BACKWARDS = ("And backwards?", "Backwards?", "Now backwards.")
 SURE = (("Are you sure?", "Really?", "Is that right?", "Is that correct?"), "I think so.")
 
-# %% ../nbs/41_tasks.ipynb #42a90479
+# %% ../nbs/41_tasks.ipynb #87ba41d2
 class TalkTask(Task):
     "Conversations of one to six turns: all skills, questions that need the turn before, and what the user has told."
     shares = dict(spelling=60, lettercount=10, docstring=18, unknownfunctions=6, unknown=6,
@@ -728,8 +728,10 @@ class TalkTask(Task):
     def make_keys(self):
         self.skills = {name: make(self.split) for name, make in self.makers.items()}
         common, first = set(known_words()), set(FIRST_WORDS)
+        built_in = {sentence for name, sentence in taught_functions() if "." not in name}
         self.often = dict(spelling=[w for w in self.skills["spelling"].keys if w in common],
-                          identity=[k for k in self.skills["identity"].keys if k[0] in first and not k[1]])
+                          identity=[k for k in self.skills["identity"].keys if k[0] in first and not k[1]],
+                          docstring=[k for k in self.skills["docstring"].keys if k[1] in built_in])
         return list(range(30_000 if self.split == "train" else 2_000))
 
     def key_for(self, skill, rng):
@@ -990,7 +992,7 @@ class TaskMixture:
     def __len__(self): return len(self.order)
     def __getitem__(self, i): t, j = self.order[i]; return self.tasks[t][j]
 
-# %% ../nbs/41_tasks.ipynb #4f047b21
+# %% ../nbs/41_tasks.ipynb #2039346a
 TASKS = dict(identity=IdentityTask, persona=PersonaTask, docstring=DocstringTask, spelling=SpellingTask,
              lettercount=LetterCountTask, sums=HandSumsTask, wordproblems=WordProblemsTask, stories=StoryTask,
              calculator=CalculatorTask, unknownfunctions=UnknownFunctionsTask, unknown=UnknownTask,
@@ -1013,8 +1015,8 @@ def make_task(
     return TASKS[name](split=split, **options)
 
 MIXTURES = dict( # names for mixtures: what the stages learn on a laptop, and in the real run
-    laptop_mid="talk:0.42",
-    laptop_sft="talk:0.18",
+    laptop_mid="talk:0.25",
+    laptop_sft="talk:0.3",
     mid="smoltalk:1 mmlu:1 gsm8k:1 persona:1 simplespelling:1 spellingbee:1",
     sft="smoltalk:1 mmlu:1 gsm8k:2 persona:2 simplespelling:1 spellingbee:1")
 
