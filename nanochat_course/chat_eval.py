@@ -108,7 +108,7 @@ def chat_core(
     centred = [(accuracies[name] - baselines[name]) / (1 - baselines[name]) for name in CHATCORE]
     return sum(centred) / len(centred)
 
-# %% ../nbs/46_chat_eval.ipynb #aeb7ddd3
+# %% ../nbs/46_chat_eval.ipynb #60178b2e
 PROBES = dict( # kind -> (skill, question, what is right): none of the questions occurs in training
     taught=( # wordings that are taught, about words, problems, names and functions that are held out
         ("spelling", "Spell list.", "l i s t"), ("spelling", "How do you spell command?", "c o m m a n d"),
@@ -143,22 +143,24 @@ PROBES = dict( # kind -> (skill, question, what is right): none of the questions
         ("calculator", "Please calculate 7 * 7 for me.", "= 49"),
         ("calculator", "I need to know what 90 + 28 is.", "= 118"), ("calculator", "Subtract: 72 - 21.", "= 51"),
         ("wordproblems", "Anna has 30 plums. Anna gets 36 more. How many plums has Anna got?", "= 66"),
-        ("wordproblems", "Tom owns 31 stamps and sells 10. How many stamps does he have?", "= 21")),
-    far=( # what was never taught in any form
-        ("spelling", "Spell cat and dog.", "c a t d o g"), ("spelling", "Which letter does table begin with?", "t"),
-        ("lettercount", "How many letters has copy?", "= 4"),
-        ("calculator", "What is the sum of 12 and 50?", "= 62"), ("calculator", "What is five times seven?", "= 35"),
-        ("calculator", "What is 10 + 20 + 30?", "= 60"), ("calculator", "What is 7 - 12?", "= -5"),
-        ("calculator", "Is 8 larger than 5?", "yes"),
-        ("wordproblems", "I have 8 apples and eat 5 of them. How many do I still have?", "= 3"),
-        ("wordproblems", "There are 12 birds in a tree. 5 fly away. How many stay?", "= 7"),
-        ("docstring", "Which function gives the number of items in a container?", "len"),
-        ("unknownfunctions", "Write a function that adds two numbers.", "refusal"),
-        ("unknownfunctions", "Which argument does zlib.adler32 take?", "refusal"),
-        ("unknown", "Why is grass green?", "refusal"), ("unknown", "Can you recommend a film?", "refusal"),
-        ("unknown", "What is love?", "refusal"), ("unknown", "What did I have for breakfast?", "refusal"),
-        ("identity", "Is your name Anna?", "Nano"), ("identity", "Are you ChatGPT?", "Nano"),
-        ("identity", "How many legs do you have?", "refusal")))
+        ("wordproblems", "Tom owns 31 stamps and sells 10. How many stamps does he have?", "= 21")))
+
+# %% ../nbs/46_chat_eval.ipynb #b9763082
+PROBES["far"] = ( # what was never taught in any form
+    ("spelling", "Spell cat and dog.", "c a t d o g"), ("spelling", "Which letter does table begin with?", "t"),
+    ("lettercount", "How many letters has copy?", "= 4"),
+    ("calculator", "What is the sum of 12 and 50?", "= 62"), ("calculator", "What is five times seven?", "= 35"),
+    ("calculator", "What is 10 + 20 + 30?", "= 60"), ("calculator", "What is 7 - 12?", "= -5"),
+    ("calculator", "Is 8 larger than 5?", "yes"),
+    ("wordproblems", "I have 8 apples and eat 5 of them. How many do I still have?", "= 3"),
+    ("wordproblems", "There are 12 birds in a tree. 5 fly away. How many stay?", "= 7"),
+    ("docstring", "Which function gives the number of items in a container?", "len"),
+    ("unknownfunctions", "Write a function that adds two numbers.", "refusal"),
+    ("unknownfunctions", "Which argument does zlib.adler32 take?", "refusal"),
+    ("unknown", "Why is grass green?", "refusal"), ("unknown", "Can you recommend a film?", "refusal"),
+    ("unknown", "What is love?", "refusal"), ("unknown", "What did I have for breakfast?", "refusal"),
+    ("identity", "Is your name Anna?", "Nano"), ("identity", "Are you ChatGPT?", "Nano"),
+    ("identity", "How many legs do you have?", "refusal"))
 
 # %% ../nbs/46_chat_eval.ipynb #bfdfdfae
 LESSONS = ( # conversations of three turns: for each turn the user's words and what is right
