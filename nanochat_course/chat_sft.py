@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from .common import run_main, runtime
 from .mid_train import MidTrainConfig, train_on_conversations
 
-# %% ../nbs/44_chat_sft.ipynb #04055257
+# %% ../nbs/44_chat_sft.ipynb #51fa5711
 @dataclass(frozen=True)
 class ChatSFTConfig(MidTrainConfig):
     "Supervised fine-tuning: the assistant's tokens only, one epoch; flags as in midtraining, with other defaults."
     init_lr_frac:float=0.8       # all learning rates, as a share of pretraining's
     warmdown_ratio:float=0.7     # share of the steps in which they fall
-    mixture:str="laptop_sft"     # tasks with their epochs, "smoltalk:1 mmlu:3", or a name from tasks.MIXTURES; empty: only your own
+    mixture:str="laptop_sft"     # tasks with epochs, "smoltalk:1 mmlu:3", or a key of tasks.MIXTURES; empty: your own
     documents:int=0              # documents of the corpus among the conversations
 
 # %% ../nbs/44_chat_sft.ipynb #258b9f7e

@@ -8,29 +8,31 @@ __all__ = ['PROMPTS', 'STAGE_BEFORE', 'STAGE_COMMAND', 'chat_samples', 'held_out
            'stage_plan', 'chat_plan', 'same_start', 'loader_report', 'stage_start', 'stage_meta',
            'train_on_conversations', 'mid_train', 'main']
 
-# %% ../nbs/43_mid_train.ipynb #0bcd3c63
+# %% ../nbs/43_mid_train.ipynb #231bbd0d
 import math, time
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 import torch
-from .common import CourseError, Runtime, base_dir, read_json, run_main, runtime, save_result, seed_everything, sha256
+from .common import CourseError, Runtime, base_dir, corpus_dir, read_json, run_main, runtime
+from .common import save_result, seed_everything, sha256
 from .corpus import documents, list_shards
 from .optim import param_groups
 from .scaling import MIN_STEPS, REF_BATCH, SMALL_RUN, Plan, Schedule, memory_per_rank, plan
 from .precision import compile_model
 from .base_train import optional_parts
-from .checkpoint import checkpoint_dir, differences, latest_step, load_checkpoint, load_model, load_optimizer_tensors, step_path
+from .checkpoint import checkpoint_dir, differences, latest_step, load_checkpoint, load_model
+from .checkpoint import load_optimizer_tensors, step_path
 from .train import LoopConfig, open_log, train
-from .tasks import (ConversationLoader, DocumentTask, FileTask, PUBLISHED, TaskMixture, chat, make_task, mean_over_step,
-                                   read_mixture)
+from .tasks import ConversationLoader, DocumentTask, FileTask, PUBLISHED, TaskMixture, chat, make_task
+from .tasks import mean_over_step, read_mixture
 from .engine import Engine
-from .common import corpus_dir
 from .zero2 import make_optimizer
 
-# %% ../nbs/43_mid_train.ipynb #5f3edc35
-PROMPTS = ("Who are you?", "What can you do?", "What does len do?", "Explain str.upper.", "How do you spell computer?", "How many e are in between?",
-           "What is 12 + 7?", "Ada has 12 apples. Ada buys 30 more. How many apples does Ada have?")
+# %% ../nbs/43_mid_train.ipynb #969c8fd2
+PROMPTS = ("Who are you?", "What can you do?", "What does len do?", "Explain str.upper.", "How do you spell computer?",
+           "How many e are in between?", "What is 12 + 7?",
+           "Ada has 12 apples. Ada buys 30 more. How many apples does Ada have?")
 
 def chat_samples(
     model, tokenizer,     # after whichever stage
@@ -41,9 +43,10 @@ def chat_samples(
     ids = [tokenizer.render_for_completion(chat(p)) for p in prompts]
     answers = Engine(model, tokenizer).generate_batch(ids, max_tokens=max_tokens, temperature=0.)
     show = dict(text="{}", python="[{}]", python_output="→{} ")
-    return [dict(prompt=p, text="".join(show[part["type"]].format(part["text"]) for part in a.parts)) for p, a in zip(prompts, answers)]
+    def said(answer): return "".join(show[part["type"]].format(part["text"]) for part in answer.parts)
+    return [dict(prompt=p, text=said(a)) for p, a in zip(prompts, answers)]
 
-# %% ../nbs/43_mid_train.ipynb #55155eea
+# %% ../nbs/43_mid_train.ipynb #434d85da
 @torch.no_grad()
 def held_out_loss(
     model, tokenizer,    # after whichever stage
@@ -53,20 +56,21 @@ def held_out_loss(
     rt:Runtime,          # every rank computes the same
 )->dict:                 # nats per token that the assistant should have written, by task and over all
     "How surprised is the model by the right answers?"
-    was_training, total, losses = model.training, [0., 0], {}
+    was_training, alone = model.training, replace(rt, rank=0, world_size=1)
+    nats, tokens, losses = 0., 0, {}
     model.eval()
     for task in tasks:
-        loader = ConversationLoader(tokenizer, TaskMixture([(task, min(1, items / len(task)))]), 1, seq_len, replace(rt, rank=0, world_size=1))
+        some = TaskMixture([(task, min(1, items / len(task)))])
+        loader = ConversationLoader(tokenizer, some, 1, seq_len, alone)
         loader.resize(min(8, len(loader.rows)))
-        nats = sum(model(x, y, loss_reduction="sum").item() for x, y, _ in loader())
-        n = sum(loader.targets)
-        losses[type(task).__name__.removesuffix("Task").lower()] = nats / n
-        total = [total[0] + nats, total[1] + n]
+        here, n = sum(model(x, y, loss_reduction="sum").item() for x, y, _ in loader()), sum(loader.targets)
+        losses[type(task).__name__.removesuffix("Task").lower()] = here / n
+        nats, tokens = nats + here, tokens + n
     model.train(was_training)
-    return dict(assistant_loss=total[0] / total[1], **losses) if losses else {}
+    return dict(assistant_loss=nats / tokens, **losses) if losses else {}
 
-# %% ../nbs/43_mid_train.ipynb #90315e97
-STAGE_BEFORE = dict(mid="base", chatsft="mid", chatrl="chatsft")                      # the stage whose model a stage goes on with
+# %% ../nbs/43_mid_train.ipynb #1217ea29
+STAGE_BEFORE = dict(mid="base", chatsft="mid", chatrl="chatsft")                  # whose model a stage goes on with
 STAGE_COMMAND = dict(base="base_train", mid="mid_train", chatsft="chat_sft", chatrl="chat_rl")
 
 def find_tag(
@@ -78,11 +82,14 @@ def find_tag(
     root = checkpoint_dir(stage, "x").parent
     folders = [p for p in (root.iterdir() if root.is_dir() else ()) if ".old-" not in p.name]      # .old-: set aside
     found = {p.name: p.stat().st_mtime for p in folders if latest_step(p) is not None}
-    if tag and tag not in found: raise CourseError(f"no {stage} checkpoint of model {tag!r}, there is {', '.join(sorted(found)) or 'none'}: run {command} --model-tag {tag} first")
+    if tag and tag not in found:
+        there = ", ".join(sorted(found)) or "none"
+        raise CourseError(f"no {stage} checkpoint of model {tag!r}, there is {there}: "
+                          f"run {command} --model-tag {tag} first")
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/43_mid_train.ipynb #4f81abdf
+# %% ../nbs/43_mid_train.ipynb #aa76f93e
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -94,8 +101,8 @@ class MidTrainConfig:
     model_step:int=-1            # which checkpoint of the stage before; -1: its last
     num_iterations:int=-1        # stop after so many steps; -1: one epoch of the mixture
     max_seq_len:int=-1           # tokens per row; -1: as in pretraining, at most 512 on a CPU
-    device_batch_size:int=-1     # rows per process and forward pass, at most; -1: 4,096 tokens on a CPU, what fits on a GPU
-    total_batch_size:int=-1      # tokens per step, over all processes; -1: as in pretraining, or by the rule after a small one
+    device_batch_size:int=-1     # rows per process and pass, at most; -1: 4,096 tokens on a CPU, what fits on a GPU
+    total_batch_size:int=-1      # tokens per step of all processes; -1: as in pretraining, or by the rule
     embedding_lr:float=-1        # AdamW, token embeddings, at the reference size; -1: as in pretraining
     unembedding_lr:float=-1      # AdamW, head; -1: as in pretraining
     matrix_lr:float=-1           # Muon, matrices; -1: as in pretraining
@@ -109,7 +116,7 @@ class MidTrainConfig:
     compile:str="auto"           # "on", "off"; "auto": on GPUs only
     conversations:str=""         # your own: a file of JSON lines, one conversation a line
     conversations_epochs:float=1 # how often each of them is seen
-    mixture:str="laptop_mid"     # tasks with their epochs, "smoltalk:1 mmlu:3", or a name from tasks.MIXTURES; empty: only your own
+    mixture:str="laptop_mid"     # tasks with epochs, "smoltalk:1 mmlu:3", or a key of tasks.MIXTURES; empty: your own
     task_data:str=""             # folder with a sub-folder for each published task; empty: they are downloaded
     documents:int=200            # documents of the corpus among the conversations
     documents_from:int=0         # the first of them, by its number in the corpus: later ones may be new to the model
@@ -119,7 +126,7 @@ class MidTrainConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=42                  # order of the mixture
 
-# %% ../nbs/43_mid_train.ipynb #6a944447
+# %% ../nbs/43_mid_train.ipynb #d4d845b0
 def chat_tasks(
     config,             # its mixture, and conversations of the user's
     split:str="train",  # "train" or "test"
@@ -127,7 +134,8 @@ def chat_tasks(
     "The tasks of a stage."
     folder = lambda name: dict(folder=config.task_data) if name in PUBLISHED else {}
     tasks = [(make_task(name, split, **folder(name)), epochs) for name, epochs in read_mixture(config.mixture).items()]
-    if config.conversations: tasks.append((FileTask(config.conversations, split), config.conversations_epochs))
+    if config.conversations:
+        tasks.append((FileTask(config.conversations, split), config.conversations_epochs))
     return [(task, epochs) for task, epochs in tasks if len(task) and epochs]
 
 def training_mixture(config)->TaskMixture: # as above, and how many documents
@@ -135,13 +143,16 @@ def training_mixture(config)->TaskMixture: # as above, and how many documents
     tasks = chat_tasks(config)
     if config.documents:
         begin = config.documents_from
-        texts = list(islice(documents(list_shards(corpus_dir(config.corpus), "train")), begin, begin + config.documents))
-        if not texts: raise CourseError(f"corpus {config.corpus} has no document number {begin:,}: lower --documents-from")
+        corpus = documents(list_shards(corpus_dir(config.corpus), "train"))
+        texts = list(islice(corpus, begin, begin + config.documents))
+        if not texts:
+            raise CourseError(f"corpus {config.corpus} has no document number {begin:,}: lower --documents-from")
         tasks.append((DocumentTask(texts), 1))
-    if not tasks: raise CourseError("there is nothing to learn: give --conversations a file, or --mixture some tasks")
+    if not tasks:
+        raise CourseError("there is nothing to learn: give --conversations a file, or --mixture some tasks")
     return TaskMixture(tasks, config.seed)
 
-# %% ../nbs/43_mid_train.ipynb #cfff6a90
+# %% ../nbs/43_mid_train.ipynb #84ec68a4
 def pretraining(
     meta:dict,  # of a checkpoint of any stage
 )->dict:        # rates at the reference size, lr_scale (-1: by the rule), tokens, and tokens per step
@@ -150,7 +161,8 @@ def pretraining(
     config, loop = meta.get("config", {}), meta.get("loop", {})
     defaults = dict(embedding_lr=0.3, unembedding_lr=0.004, matrix_lr=0.02, scalar_lr=0.5, lr_scale=-1.)
     tokens, steps = loop.get("tokens", 0), loop.get("step", 0)
-    return dict({k: config.get(k, v) for k, v in defaults.items()}, tokens=tokens, batch=round(tokens / steps) if steps else 0)
+    batch = round(tokens / steps) if steps else 0
+    return dict({k: config.get(k, v) for k, v in defaults.items()}, tokens=tokens, batch=batch)
 
 def chat_rates(
     config,            # the stage's flags
@@ -165,7 +177,7 @@ def chat_rates(
     elif before["tokens"] >= SMALL_RUN: scale = (total / REF_BATCH)**.5
     return dict(rates, weight_decay=config.weight_decay, lr_scale=scale)
 
-# %% ../nbs/43_mid_train.ipynb #1151372d
+# %% ../nbs/43_mid_train.ipynb #151a93f5
 def inherited_batch(
     config,       # the stage's flags
     before:dict,  # from `pretraining`
@@ -189,9 +201,10 @@ def rows_at_once(
     if memory is None: memory = torch.cuda.get_device_properties(rt.device).total_memory
     rows = max(1, 65536 // p.sequence_len)
     need = lambda n: memory_per_rank(replace(p, device_batch_size=n), rt.world_size, compiled=True)["total"]
-    while rows > 1 and need(rows) > 0.8 * memory: rows //= 2                   # the rest is for the head, buffers and fragments
+    while rows > 1 and need(rows) > 0.8 * memory: rows //= 2           # the rest: head, buffers, fragments
     return rows
 
+# %% ../nbs/43_mid_train.ipynb #c7dab710
 def stage_plan(
     config,                    # the stage's flags
     shape,                     # `GPTConfig` of the model
@@ -202,8 +215,8 @@ def stage_plan(
     T = loader.seq_len
     return plan(shape.n_layer, vocab_size=shape.vocab_size, sequence_len=T, window_pattern=shape.window_pattern,
                 aspect_ratio=shape.n_embd // shape.n_layer, head_dim=shape.head_dim, n_kv_head=shape.n_kv_head,
-                parts=optional_parts(shape), target_tokens=len(loader.rows) * T, warmup_steps=config.warmup_steps, warmdown_ratio=config.warmdown_ratio,
-                final_lr_frac=config.final_lr_frac, **kw)
+                parts=optional_parts(shape), target_tokens=len(loader.rows) * T, warmup_steps=config.warmup_steps,
+                warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac, **kw)
 
 def chat_plan(
     config,                    # the stage's flags
@@ -216,24 +229,26 @@ def chat_plan(
     before, T = before or pretraining({}), loader.seq_len
     most = rows_at_once(config, stage_plan(config, shape, loader), rt)
     total = inherited_batch(config, before, len(loader.rows) * T, T)
-    least = most * rt.world_size if config.device_batch_size > 0 else min(most, len(loader.rows))          # rows a step, if not given
-    batch = dict(total_batch_size=total, device_batch_size=least if total < 0 else None)
+    least = most * rt.world_size if config.device_batch_size > 0 else min(most, len(loader.rows))
+    batch = dict(total_batch_size=total, device_batch_size=least if total < 0 else None)   # rows a step, if not given
     p = stage_plan(config, shape, loader, **batch)
     p = stage_plan(config, shape, loader, **batch, **chat_rates(config, before, p.total_batch_size))
     step_rows = p.total_batch_size // T
     mine = -(-step_rows // rt.world_size)                                              # rows of one rank in a step
     passes = -(-mine // most)
     loader.resize(-(-mine // passes), passes, step_rows)
-    steps = loader.num_iterations if config.num_iterations < 0 else min(config.num_iterations, loader.num_iterations)
-    why = dict(p.why, num_iterations="one epoch of the mixture" if steps == loader.num_iterations else "given",
+    epoch, given = loader.num_iterations, config.num_iterations
+    steps = epoch if given < 0 else min(given, epoch)
+    why = dict(p.why, num_iterations="one epoch of the mixture" if steps == epoch else "given",
                device_batch_size="rows of a step / ranks / passes")
     if total != config.total_batch_size: why["total_batch_size"] = f"as in pretraining, at least {MIN_STEPS} steps"
     f = config.init_lr_frac
     if f != 1: why.update({k: f"{v} x init_lr_frac {f:g}" for k, v in p.why.items() if k.endswith("_lr")})
     rates = {k: v * f for k, v in p.learning_rates().items() if k.endswith("_lr")}
-    return replace(p, num_iterations=steps, world_size=rt.world_size, device_batch_size=loader.batch_size, why=why, **rates)
+    return replace(p, num_iterations=steps, world_size=rt.world_size, device_batch_size=loader.batch_size, why=why,
+                   **rates)
 
-# %% ../nbs/43_mid_train.ipynb #0a9a32f4
+# %% ../nbs/43_mid_train.ipynb #2f23895e
 def same_start(
     directory,  # checkpoints of this stage
     meta:dict,  # what would be kept in them now
@@ -253,11 +268,13 @@ def loader_report(
 )->str:                        # one line
     "What the rows are made of, and what to do if conversations were cut."
     rows, T, n = len(loader.rows), loader.seq_len, len(loader.lengths)
-    text = f"{n:,} conversations and documents in {rows:,} rows of {T} tokens, {loader.padding:.1%} padding; {loader.cut:,} of {n:,} cut, {loader.left_out:,} left out"
+    text = (f"{n:,} conversations and documents in {rows:,} rows of {T} tokens, {loader.padding:.1%} padding; "
+            f"{loader.cut:,} of {n:,} cut, {loader.left_out:,} left out")
     wanted = -(-sorted(loader.lengths)[max(0, math.ceil(.95 * n) - 1)] // 64) * 64
     if loader.cut <= .05 * n: return text
     if T >= context: return f"{text}: the model reads {context} tokens, 95% of the conversations need {wanted:,}"
-    return f"{text}: --max-seq-len {min(wanted, context)} " + ("holds 95% of them" if wanted <= context else "is the most that the model can read")
+    enough = "holds 95% of them" if wanted <= context else "is the most that the model can read"
+    return f"{text}: --max-seq-len {min(wanted, context)} {enough}"
 
 def stage_start(
     config,       # the stage's flags
@@ -288,6 +305,9 @@ def stage_meta(
     begin = dict(stage=STAGE_BEFORE[stage], step=origin.step, sha256=sha256(origin.path / "SHA256SUMS"))
     return dict(stage=stage, config=asdict(config), origin=begin, pretraining=past, data=dict(batch=batch, file=file))
 
+
+
+# %% ../nbs/43_mid_train.ipynb #fbc8c309
 def train_on_conversations(
     config,              # the stage's flags
     stage:str,           # "mid" or "chatsft"
@@ -301,7 +321,8 @@ def train_on_conversations(
     loader = ConversationLoader(tokenizer, training_mixture(config), 1, T, rt, supervise=supervise)
     past, directory = pretraining(origin.meta), checkpoint_dir(stage, tag)
     p = chat_plan(config, model.config, loader, rt, past)
-    rt.print(f"{stage}: model {tag} of {before}, step {origin.step}; {loader_report(loader, model.config.sequence_len)}\n{p.table()}")
+    report = loader_report(loader, model.config.sequence_len)
+    rt.print(f"{stage}: model {tag} of {before}, step {origin.step}; {report}\n{p.table()}")
     optimizer = make_optimizer(param_groups(model, **p.learning_rates()), rt)
     if config.load_optimizer: load_optimizer_tensors(optimizer, model, origin.optimizer_state)
     meta = stage_meta(config, stage, origin, past, p.total_batch_size)
@@ -311,16 +332,18 @@ def train_on_conversations(
     first = measure()
     log = open_log(base_dir() / "report" / f"{command}.jsonl", directory if resume else directory / "none", rt,
                    tracker=config.tracker, run=config.run, config=asdict(config))
-    loop = LoopConfig(p.num_iterations, loader.grad_accum_steps, eval_every=max(0, config.eval_every), save_every=config.save_every)
+    loop = LoopConfig(p.num_iterations, loader.grad_accum_steps, eval_every=max(0, config.eval_every),
+                      save_every=config.save_every)
+    schedule = Schedule(p.num_iterations, p.warmup_steps, p.warmdown_ratio, p.final_lr_frac)
     result = train(compile_model(model, rt, config.compile), optimizer, loader.weighted, loop, rt,
-                   schedule=Schedule(p.num_iterations, p.warmup_steps, p.warmdown_ratio, p.final_lr_frac), loss_fn=mean_over_step,
-                   evaluate=lambda step: measure(), log=log, checkpoint_dir=directory, meta=meta, resume=resume, desc=command)
+                   schedule=schedule, loss_fn=mean_over_step, evaluate=lambda step: measure(), log=log,
+                   checkpoint_dir=directory, meta=meta, resume=resume, desc=command)
     samples = chat_samples(model, tokenizer)
     metrics = dict(result["metrics"], before=first, train_loss=result["loss"],
                    **{k: result[k] for k in ("tokens", "tokens_per_second")}, num_iterations=result["step"],
                    **{k: getattr(loader, k) for k in ("conversations", "padding", "cut", "left_out")})
-    save_result(command, config, rt, max(result["seconds"], time.perf_counter() - start), metrics=metrics, samples=samples,
-                log=str(log.path), plan=asdict(p))
+    seconds = max(result["seconds"], time.perf_counter() - start)
+    save_result(command, config, rt, seconds, metrics=metrics, samples=samples, log=str(log.path), plan=asdict(p))
     rt.print(f"talk to it: python -m nanochat_course.chat_cli --source {stage} --model-tag {tag}")
     return dict(metrics=metrics, samples=samples, checkpoint=str(directory), tag=tag)
 

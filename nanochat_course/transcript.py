@@ -15,16 +15,17 @@ from .engine import Engine
 from .mid_train import find_tag
 from .report import cell, talk_table
 
-# %% ../nbs/47_transcript.ipynb #7d8de83b
+# %% ../nbs/47_transcript.ipynb #8b9ffedc
 CONVERSATIONS = (   # what the user says, turn by turn
     ("Hello!", "How are you?", "Thank you!"), ("Who are you?", "And who made you?", "What can you do?"),
     ("Spell cat.", "And dog?", "And backwards?"), ("How many r are in strawberry?",),
     ("What is 7 + 12?", "And plus 8?", "Are you sure?"), ("What is 7 * 6?",), ("Add 17 + 25 by hand.",),
     ("What does len do?", "And sorted?", "And frobnicate?"), ("What does math.floor do?",),
-    ("Anna has 12 apples and gives away 5. How many are left?",), ("My name is Anna.", "What is 3 + 4?", "What is my name?"),
+    ("Anna has 12 apples and gives away 5. How many are left?",),
+    ("My name is Anna.", "What is 3 + 4?", "What is my name?"),
     ("What is my name?",), ("What is the capital of France?",), ("Write a sentence about the sea.",))
 
-# %% ../nbs/47_transcript.ipynb #99cd784c
+# %% ../nbs/47_transcript.ipynb #c4f9051f
 def hold(
     engine:Engine,                # who answers
     conversations=CONVERSATIONS,  # of each, what the user says, turn by turn
@@ -33,18 +34,21 @@ def hold(
     "Hold conversations, all at once, with the likeliest answers."
     context = engine.source.config.sequence_len
     room = context - min(max_tokens, context // 4)
-    talks, read = [[] for _ in conversations], [[] for _ in conversations]      # what is shown, and what the model reads: with its tool calls
+    talks = [[] for _ in conversations]                                   # what is shown
+    read = [[] for _ in conversations]                                    # what the model reads: with its tool calls
     for turn in range(max(map(len, conversations), default=0)):
         going = [i for i, said in enumerate(conversations) if len(said) > turn]
         for i in going:
-            for talk in (talks[i], read[i]): talk.append(dict(role="user", content=conversations[i][turn]))
+            said = dict(role="user", content=conversations[i][turn])
+            talks[i].append(said)
+            read[i].append(said)
         prompts = [engine.tokenizer.render_for_completion(dict(messages=read[i]))[-room:] for i in going]
         for i, answer in zip(going, engine.generate_batch(prompts, 1, context - room, temperature=0.)):
             talks[i].append(dict(role="assistant", content=answer.text.strip()))
             read[i].append(dict(role="assistant", content=answer.parts or ""))
     return talks
 
-# %% ../nbs/47_transcript.ipynb #37249fc1
+# %% ../nbs/47_transcript.ipynb #9bb42df2
 @dataclass(frozen=True)
 class TranscriptConfig:
     "Hold the same conversations with the models of all stages."
@@ -60,19 +64,23 @@ def transcript(
     start = time.time()
     tag = config.model_tag or find_tag("base")
     sources = [s for s, folder in SOURCES.items() if latest_step(checkpoint_dir(folder, tag)) is not None]
-    if not sources: raise CourseError(f"there is no model {tag!r} to talk to: run python -m nanochat_course.base_train --model-tag {tag}, or make speedrun, first")
+    if not sources:
+        raise CourseError(f"there is no model {tag!r} to talk to: run "
+                          f"python -m nanochat_course.base_train --model-tag {tag}, or make speedrun, first")
     talks = [dict(user=list(said)) for said in CONVERSATIONS]
     with runtime(config.device, config.dtype) as rt:
         for source in sources if rt.is_main else []:
             model, tokenizer, _ = load_model(checkpoint_dir(SOURCES[source], tag), rt)
-            for talk, held in zip(talks, hold(Engine(model, tokenizer), max_tokens=config.max_tokens)): talk[source] = held
-        save_result("transcript", config, rt, time.time() - start, metrics=dict(conversations=len(talks)), sources=sources, talks=talks)
+            held = hold(Engine(model, tokenizer), max_tokens=config.max_tokens)
+            for talk, messages in zip(talks, held): talk[source] = messages
+        save_result("transcript", config, rt, time.time() - start, metrics=dict(conversations=len(talks)),
+                    sources=sources, talks=talks)
         if rt.is_main: rt.print(to_text(talks[:4], sources[-1:]))              # the others have held none
     return talks
 
 def main(): run_main(transcript, TranscriptConfig)
 
-# %% ../nbs/47_transcript.ipynb #fd0523be
+# %% ../nbs/47_transcript.ipynb #bf48ed32
 def to_markdown(
     talks:list,          # as `transcript` returns them
     sources,             # whose answers to show, in this order
@@ -90,7 +98,8 @@ def to_text(
 )->str:
     "For a terminal, one line a message."
     who = dict(user="you", assistant="it")
-    return "\n".join(f"{who[m['role']]:>4}> {' '.join(m['content'].split())}" for talk in talks for source in sources for m in talk[source])
+    messages = [m for talk in talks for source in sources for m in talk[source]]
+    return "\n".join(f"{who[m['role']]:>4}> {' '.join(m['content'].split())}" for m in messages)
 
 # %% ../nbs/47_transcript.ipynb #6b52abdf
 if __name__ == "__main__" and __spec__: main()  # python -m; a notebook has no __spec__
