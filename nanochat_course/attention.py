@@ -235,7 +235,8 @@ def flex_document_attention(
     "The same by one generated kernel; fast only inside `torch.compile`."
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     B, _, T, _ = q.shape
-    document, far = begins.cumsum(1), window if window >= 0 else T               # (B, T) the document's number in its row
+    document = begins.cumsum(1)                                                  # (B, T) its number in its row
+    far = window if window >= 0 else T
     def seen(b, h, i, j): return (i >= j) & (i - j <= far) & (document[b, i] == document[b, j])
     mask = create_block_mask(seen, B, None, T, T, device=q.device)
     return flex_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
