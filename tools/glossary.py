@@ -85,7 +85,7 @@ def one_line(paragraph, at):
 def markdown_cells(path):
     for cell in json.loads(path.read_text())["cells"]:
         if cell["cell_type"] == "markdown":
-            yield re.sub(r"<details.*?</details>|```.*?```", "", "".join(cell["source"]), flags=re.DOTALL)
+            yield re.sub(r"<details.*?</details>|```.*?```|\*Difficulty \d of 5[^\n]*\n", "", "".join(cell["source"]), flags=re.DOTALL)
 
 
 def chapters():
