@@ -26,6 +26,7 @@ from .checkpoint import load_optimizer_tensors, step_path
 from .train import LoopConfig, open_log, train
 from .tasks import ConversationLoader, DocumentTask, FileTask, PUBLISHED, TaskMixture, chat, make_task
 from .tasks import mean_over_step, read_mixture
+from .real_tasks import by_document
 from .engine import Engine
 from .zero2 import make_optimizer
 
@@ -120,6 +121,7 @@ class MidTrainConfig:
     task_data:str=""             # folder with a sub-folder for each published task; empty: they are downloaded
     documents:int=200            # documents of the corpus among the conversations
     documents_from:int=0         # the first of them, by its number in the corpus: later ones may be new to the model
+    document_mask:bool=False     # conversations that share a row do not see each other
     corpus:str="docstrings"      # of the documents: a folder under data/, or a path to a folder of shards
     eval_every:int=-1            # steps between measurements of the held-out loss; -1: at the end only
     eval_items:int=64            # held-out conversations per task
@@ -335,8 +337,9 @@ def train_on_conversations(
     loop = LoopConfig(p.num_iterations, loader.grad_accum_steps, eval_every=max(0, config.eval_every),
                       save_every=config.save_every)
     schedule = Schedule(p.num_iterations, p.warmup_steps, p.warmdown_ratio, p.final_lr_frac)
+    loss_fn = by_document(mean_over_step, tokenizer.bos) if config.document_mask else mean_over_step
     result = train(compile_model(model, rt, config.compile), optimizer, loader.weighted, loop, rt,
-                   schedule=schedule, loss_fn=mean_over_step, evaluate=lambda step: measure(), log=log,
+                   schedule=schedule, loss_fn=loss_fn, evaluate=lambda step: measure(), log=log,
                    checkpoint_dir=directory, meta=meta, resume=resume, desc=command)
     samples = chat_samples(model, tokenizer)
     metrics = dict(result["metrics"], before=first, train_loss=result["loss"],
