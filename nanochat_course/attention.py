@@ -210,7 +210,7 @@ def document_attention(
     begins:torch.Tensor, # (B, T) bool: a document begins here; true at the start of every row
 )->torch.Tensor:         # (B, H, T, D)
     "Causal attention in which a token sees its own document only."
-    if torch.compiler.is_compiling(): return flex_document_attention(q, k, v, window, begins)
+    if q.is_cuda and torch.compiler.is_compiling(): return flex_document_attention(q, k, v, window, begins)
     B, H, T, D = q.shape
     start = begins.flatten().nonzero().flatten()                                # (N,) in the rows laid end to end
     length = start.diff(append=start.new_tensor([B * T]))                       # (N,)

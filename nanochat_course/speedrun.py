@@ -44,9 +44,9 @@ PRESETS = {
         base_train=dict(depth=4, model_tag="laptop", max_seq_len=512, target_tokens=2_200_000., total_batch_size=4096,
                         eval_every=200, sample_every=100, save_every=50),
         base_eval=dict(model_tag="laptop"),
-        mid_train=dict(model_tag="laptop", total_batch_size=2048, init_lr_frac=0.7, documents=2100,
-                       documents_from=25_000),                               # pretraining has read about 20,000
-        chat_sft=dict(model_tag="laptop", documents=1700, documents_from=30_000),
+        mid_train=dict(model_tag="laptop", total_batch_size=2048, init_lr_frac=0.7, document_mask=True,
+                       documents=2600, documents_from=25_000),               # pretraining has read about 20,000
+        chat_sft=dict(model_tag="laptop", document_mask=True, documents=2400, documents_from=30_000),
         chat_rl=dict(model_tag="laptop", num_iterations=30, max_new_tokens=20),
         chat_eval=dict(model_tag="laptop"),
         transcript=dict(model_tag="laptop")),
