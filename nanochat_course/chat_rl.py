@@ -568,7 +568,7 @@ def learn_from_reward(
     algorithm, (task, test) = rl_algorithm(config), rl_tasks(config, rt)
     tag = find_tag("chatsft", config.model_tag)
     directory, source = checkpoint_dir("chatrl", tag), checkpoint_dir("chatsft", tag)
-    origin = load_checkpoint(source)
+    origin = load_checkpoint(source, optimizer=False)
     model, tokenizer, _ = load_model(source, rt, origin.step)
     engine, steps = Engine(model, tokenizer), rl_steps(config, task)
     optimizer = rl_optimizer(config, model, steps, rt)

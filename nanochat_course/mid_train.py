@@ -286,7 +286,8 @@ def stage_start(
     "The model that a stage goes on with, and the length of its rows."
     tag = find_tag(before, config.model_tag)
     source = checkpoint_dir(before, tag)
-    origin = load_checkpoint(source, config.model_step if config.model_step >= 0 else None)
+    step = config.model_step if config.model_step >= 0 else None
+    origin = load_checkpoint(source, step, optimizer=config.load_optimizer)
     model, tokenizer, _ = load_model(source, rt, origin.step)
     context = model.config.sequence_len
     T = config.max_seq_len if config.max_seq_len > 0 else context if rt.device.type != "cpu" else min(context, 512)
