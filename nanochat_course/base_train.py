@@ -7,7 +7,7 @@ __all__ = ['PROMPTS', 'GENERAL', 'ModelFlags', 'TrainingFlags', 'BaseTrainConfig
            'optimizer_settings', 'build_model', 'validation', 'core_judge', 'speak', 'sampler', 'growth', 'patience',
            'make_trainer', 'pretrain', 'base_train', 'main']
 
-# %% ../nbs/32_base_train.ipynb #a3978c02
+# %% ../nbs/32_base_train.ipynb #cb84215c
 from dataclasses import asdict, dataclass, fields
 import torch
 from .common import CourseError, Runtime, base_dir, corpus_dir, run_main, runtime
@@ -24,7 +24,7 @@ from .checkpoint import checkpoint_dir
 from .train import LoopConfig, open_log, train
 from .evaluation import CoreItems, evaluate_bpb, evaluate_core, get_bundle, sample_texts
 
-# %% ../nbs/32_base_train.ipynb #635d5dc1
+# %% ../nbs/32_base_train.ipynb #1f3c48c1
 @dataclass(frozen=True)
 class ModelFlags:
     "The model: its size, and the optional parts that are on."
@@ -95,7 +95,7 @@ class BaseTrainConfig(TrainingFlags):
     compile:str="auto"                   # "on", "off"; "auto": on GPUs only
     skip_corrupt:bool=False              # leave out unreadable shards with a warning instead of stopping
 
-# %% ../nbs/32_base_train.ipynb #917df310
+# %% ../nbs/32_base_train.ipynb #1eff144c
 def base_plan(
     config:BaseTrainConfig, # flags
     vocab_size:int,         # of the tokenizer
@@ -152,7 +152,7 @@ def validation(
         with without_fp8(model): return dict(val_bpb=evaluate_bpb(model, val, batches, token_bytes, rt))
     return evaluate
 
-# %% ../nbs/32_base_train.ipynb #9c20c0bb
+# %% ../nbs/32_base_train.ipynb #83cb6a88
 def core_judge(
     config:BaseTrainConfig, # flags
     model:GPT,              # not compiled
@@ -171,7 +171,7 @@ def core_judge(
         return dict(core=found["core_metric"])
     return core
 
-# %% ../nbs/32_base_train.ipynb #8ecedbf0
+# %% ../nbs/32_base_train.ipynb #0d832440
 PROMPTS = ["json.dumps(obj", "Return the", "class ", "The file is"]                        # for text about Python
 GENERAL = ["The capital of France is", "The chemical symbol of gold is",
            "If yesterday was Friday, then tomorrow will be", "My favorite color is"]
@@ -208,7 +208,7 @@ def growth(
     core = {f"step {line['step']:,}": line["core"] for line in history if "core" in line}
     return {name: table for name, table in (("what it said", said), ("CORE", core)) if len(table) > 1}
 
-# %% ../nbs/32_base_train.ipynb #91755f3a
+# %% ../nbs/32_base_train.ipynb #60c8d99d
 def patience(
     shards,    # folder of the text
 )->float:      # minutes

@@ -8,7 +8,7 @@ __all__ = ['PROMPTS', 'STAGE_BEFORE', 'STAGE_COMMAND', 'chat_samples', 'held_out
            'stage_plan', 'chat_plan', 'same_start', 'loader_report', 'stage_start', 'stage_meta',
            'train_on_conversations', 'mid_train', 'main']
 
-# %% ../nbs/43_mid_train.ipynb #231bbd0d
+# %% ../nbs/43_mid_train.ipynb #7ca4769f
 import math, time
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -90,7 +90,7 @@ def find_tag(
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/43_mid_train.ipynb #aa76f93e
+# %% ../nbs/43_mid_train.ipynb #d821004f
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -250,7 +250,7 @@ def chat_plan(
     return replace(p, num_iterations=steps, world_size=rt.world_size, device_batch_size=loader.batch_size, why=why,
                    **rates)
 
-# %% ../nbs/43_mid_train.ipynb #2f23895e
+# %% ../nbs/43_mid_train.ipynb #629788e6
 def same_start(
     directory,  # checkpoints of this stage
     meta:dict,  # what would be kept in them now
@@ -310,7 +310,7 @@ def stage_meta(
 
 
 
-# %% ../nbs/43_mid_train.ipynb #fbc8c309
+# %% ../nbs/43_mid_train.ipynb #48e1dc33
 def train_on_conversations(
     config,              # the stage's flags
     stage:str,           # "mid" or "chatsft"

@@ -25,7 +25,7 @@ from .corpus import shard_names, shards_for
 from .recipe import RECORD
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/52_speedrun.ipynb #f659dd2e
+# %% ../nbs/52_speedrun.ipynb #57ed4754
 ORDER = ["corpus", "tok_train", "base_train", "base_eval", "mid_train", "chat_sft", "chat_rl", "chat_eval",
          "transcript"]
 PRESETS = {
