@@ -494,6 +494,7 @@ def activation_bytes(
     parts:dict=None,  # optional parts that are on
 )->int:               # bytes that the backward pass needs, the head's chunk left out
     "What a forward pass keeps: per token and layer 19 times the width, if each query head has its own keys and values."
+    # (the attention weights that a CPU keeps for rows of at most 512 tokens are not counted)
     on = (parts or {}).get
     kept = n_layer * (16 + 3 * kv) + 3                       # per token, in units of the width
     if on("residual_scalars"): kept += n_layer

@@ -30,6 +30,11 @@ NO_TERMS = {   # bold for other reasons
 }
 
 
+def place(chapter, anchor):
+    "The address of a section; what stands before the first of them, under the title, is at the top of the page."
+    return f"{chapter}.ipynb#{anchor}" if anchor else f"{chapter}.ipynb"
+
+
 @dataclass
 class Entry:
     "A term, where it stands first, and what is said there."
@@ -39,7 +44,7 @@ class Entry:
     anchor: str       # of the section
 
     @property
-    def link(self): return f"{self.chapter}.ipynb#{self.anchor}"
+    def link(self): return place(self.chapter, self.anchor)
 
 
 def anchor_of(heading, taken=()):
@@ -101,6 +106,7 @@ def sections(path):
                 if lines: yield anchor, "\n".join(lines)
                 anchor, lines = anchor_of(found[2], taken), []
                 taken.append(anchor)
+                if len(found[1]) == 1: anchor = ""
             else: lines.append(line)
         lines.append("")
     yield anchor, "\n".join(lines)
@@ -149,7 +155,7 @@ def page():
            "**Reading** 5 minutes\n\nIt is written by `tools/glossary.py` from the chapters: a term's entry is the sentence in which it "
            "stands in bold for the first time, and the number leads there.")
     yield "## Words\n\n" + "\n\n".join(f"### {letter}\n\n" + "\n".join(rows) for letter, rows in letters.items())
-    rows = [f"| {symbol} | {meaning} | [{chapter[:2]}]({chapter}.ipynb#{anchor}) |" for symbol, meaning, chapter, anchor in symbols()]
+    rows = [f"| {symbol} | {meaning} | [{chapter[:2]}]({place(chapter, anchor)}) |" for symbol, meaning, chapter, anchor in symbols()]
     yield "## Symbols\n\n| symbol | meaning | chapter |\n|---|---|---|\n" + "\n".join(rows)
     yield "**Next**: [the home page](index.ipynb)."
 
