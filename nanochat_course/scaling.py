@@ -9,7 +9,7 @@ __all__ = ['REF_DEPTH', 'REF_WIDTH', 'REF_BATCH', 'MIN_STEPS', 'SMALL_RUN', 'SMA
            'weight_decay_multiplier', 'Schedule', 'check_settings', 'head_size', 'model_shape', 'Plan', 'plan_batch',
            'check_schedule', 'plan', 'activation_bytes', 'memory_per_rank', 'peak_flops', 'mfu', 'cost']
 
-# %% ../nbs/24_scaling.ipynb #bf8713be
+# %% ../nbs/24_scaling.ipynb #f5598782
 import math
 from dataclasses import dataclass, field, fields, replace
 from fastcore.basics import patch
@@ -48,7 +48,7 @@ def part_counts(
     groups = dict(value_embedding=tables * vocab * kv_width, scalar=scalars)
     return dict(gates=tables * VALUE_GATE * n_kv_head, **{k: v for k, v in groups.items() if v})
 
-# %% ../nbs/24_scaling.ipynb #91b46f04
+# %% ../nbs/24_scaling.ipynb #d3f1c490
 def flops_per_token(
     n_layer:int,        # number of blocks
     n_embd:int,         # width
@@ -84,7 +84,7 @@ def horizon(
     if asked(flops): return flops / per_token, f"FLOP budget / {per_token:.3g} per token / batch"
     return ratio * params, f"{ratio:g} tokens x {params:,} scaling parameters / batch"
 
-# %% ../nbs/24_scaling.ipynb #de201e37
+# %% ../nbs/24_scaling.ipynb #7375a983
 # Where the rates were tuned: depth 12, width 768, 524,288 tokens a step.
 REF_DEPTH, REF_WIDTH, REF_BATCH = 12, 768, 2**19
 MIN_STEPS = 300                                   # a run of fewer steps is cut into smaller batches
@@ -100,7 +100,7 @@ def power_of_two(x:float)->int: # at least 1
     "The power of two that is nearest in the logarithm."
     return 2 ** max(0, round(math.log2(x)))
 
-# %% ../nbs/24_scaling.ipynb #370e0137
+# %% ../nbs/24_scaling.ipynb #6aa1cd75
 def batch_plan(
     best:float,             # tokens per step by the law, or as given
     sequence_len:int,       # context
@@ -126,7 +126,7 @@ def batch_plan(
     most = max(1, device_tokens // sequence_len)
     return total, max(d for d in range(1, min(rows, most) + 1) if rows % d == 0)
 
-# %% ../nbs/24_scaling.ipynb #d0dfa94b
+# %% ../nbs/24_scaling.ipynb #3497d768
 SMALL_RUN, SMALL_LR_SCALE = 1e8, 1.  # below this many tokens the laws have never been checked; see the measurement
 
 def batch_scale(
@@ -177,7 +177,7 @@ def learning_rates(
         rules[name] += f" x (width / {REF_WIDTH})^-1/2 = {by_width:.3g}"
     return dict(rates, weight_decay=weight_decay * decay), dict(rules, weight_decay=f"{weight_decay:g} x {decay_rule}")
 
-# %% ../nbs/24_scaling.ipynb #b109200d
+# %% ../nbs/24_scaling.ipynb #20296498
 SHAPES = "trapezoid", "1-sqrt", "cosine", "linear", "inverse_sqrt", "constant"
 
 def lr_multiplier(
@@ -226,7 +226,7 @@ def weight_decay_multiplier(
     done = min(1., step / num_iterations)
     return dict(linear=1 - done, cosine=0.5 * (1 + math.cos(math.pi * done)), constant=1.)[shape]
 
-# %% ../nbs/24_scaling.ipynb #e9a19373
+# %% ../nbs/24_scaling.ipynb #eef5ef5a
 @dataclass(frozen=True)
 class Schedule:
     "What changes from step to step; call it with a step."
@@ -254,7 +254,7 @@ class Schedule:
         decay = weight_decay_multiplier(step, n, self.weight_decay_shape)
         return dict(lr=lr, momentum=momentum, weight_decay=decay)
 
-# %% ../nbs/24_scaling.ipynb #8c451549
+# %% ../nbs/24_scaling.ipynb #b6d7a4e7
 def check_settings(
     sizes:dict,       # values that must be at least 1
     ratio:float,      # tokens per scaling parameter
@@ -297,7 +297,7 @@ def model_shape(
                  n_head=f"width / head_dim; head_dim {rule}", n_kv_head=kv_rule)
     return dict(n_embd=n_head * hd, n_head=n_head, n_kv_head=kv), rules
 
-# %% ../nbs/24_scaling.ipynb #c6773003
+# %% ../nbs/24_scaling.ipynb #a7ca76f1
 @dataclass(frozen=True)
 class Plan:
     "All that a run needs to know, computed from its depth."
@@ -339,7 +339,7 @@ class Plan:
         names = "embedding_lr", "unembedding_lr", "matrix_lr", "scalar_lr", "weight_decay"
         return {name: getattr(self, name) for name in names}
 
-# %% ../nbs/24_scaling.ipynb #3ab6a416
+# %% ../nbs/24_scaling.ipynb #083d132b
 @patch(as_prop=True)
 def grad_accum_steps(self:Plan)->int:
     "Forward passes whose gradients are added up in a step."
@@ -360,7 +360,7 @@ def flops(self:Plan)->float:
     "FLOPs of the whole run."
     return float(self.flops_per_token) * self.tokens
 
-# %% ../nbs/24_scaling.ipynb #ef865f4f
+# %% ../nbs/24_scaling.ipynb #7178336d
 @patch
 def model_config(self:Plan)->dict: # keyword arguments for `GPTConfig`
     "The model's shape."
@@ -388,7 +388,7 @@ def table(self:Plan)->str: # one line per value
              ("FLOPs", f"{self.flops:.3g}", f"{self.flops_per_token:.3g} per token x tokens")]
     return "\n".join(f"{name:18s} {show(value):>14s}   {rule}" for name, value, rule in rows)
 
-# %% ../nbs/24_scaling.ipynb #9a6e4383
+# %% ../nbs/24_scaling.ipynb #029c77ea
 def plan_batch(
     tokens:float,               # of the run
     law_tokens:float,           # what the batch law looks at
@@ -484,7 +484,7 @@ def plan(
                 momentum_warmup=momentum_warmup, momentum_peak=momentum_peak, momentum_final=momentum_final,
                 weight_decay_shape=weight_decay_shape, parts=dict(parts or {}), why=why)
 
-# %% ../nbs/24_scaling.ipynb #7bedb2de
+# %% ../nbs/24_scaling.ipynb #55db8f52
 def activation_bytes(
     tokens:int,       # in one forward pass of one rank
     n_layer:int,      # blocks
@@ -494,7 +494,7 @@ def activation_bytes(
     parts:dict=None,  # optional parts that are on
 )->int:               # bytes that the backward pass needs, the head's chunk left out
     "What a forward pass keeps: per token and layer 19 times the width, if each query head has its own keys and values."
-    # (the attention weights that a CPU keeps for rows of at most 512 tokens are not counted)
+    # The attention weights that a CPU keeps for rows of at most 512 tokens are not among them.
     on = (parts or {}).get
     kept = n_layer * (16 + 3 * kv) + 3                       # per token, in units of the width
     if on("residual_scalars"): kept += n_layer
@@ -521,7 +521,7 @@ def memory_per_rank(
                activations=activation_bytes(tokens, p.depth, p.n_embd, kv, compute_bytes, p.parts))
     return dict(out, total=sum(out.values()))
 
-# %% ../nbs/24_scaling.ipynb #5d8f78fa
+# %% ../nbs/24_scaling.ipynb #e190d281
 # Dense bf16 (V100 and T4, which have no bf16: fp16), from the makers' data sheets.
 # The first name that is found in the device's name counts.
 PEAK_FLOPS = {
