@@ -236,7 +236,7 @@ def _head_chunk(
     if grad is None: return losses
     p.scatter_add_(1, t, torch.full_like(losses, -1.)[:, None])              # dL/dlogit = p - onehot
     p.mul_(s.addcmul_(s, s, value=-1) if low else s.square_().neg_().add_(1))    # times 1 - tanh², which is 4 s (1 - s)
-    scale = torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]            # (N, 1), for the products' smaller side
+    scale = torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]           # (N, 1), for the products' smaller side
     d = p.to(x.dtype)                                                            # (N, V)
     return losses, (d @ w * scale).to(x.dtype), d.T @ (x * scale).to(x.dtype)
 

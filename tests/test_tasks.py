@@ -276,7 +276,7 @@ def test_a_refusal_is_taught_for_what_is_not_taught_only(talks):
 
 
 def test_what_people_say_first_is_taught_often_and_the_probes_never(talks):
-    "In 2,000 talks: a person's first words word for word; follow-ups of all kinds, each in at least one talk of two hundred."
+    "In 2,000 talks: a person's first words word for word; short follow-ups of all three kinds; results that are gone on with."
     asked = Counter(q for c in talks["train"] for q in user(c))
     assert all(asked[q] >= 3 for q in tasks.FIRST_WORDS), {q: asked[q] for q in tasks.FIRST_WORDS}
     assert not set(tasks.FIRST_WORDS) & {q for c in talks["test"] for q in user(c)}
@@ -284,12 +284,12 @@ def test_what_people_say_first_is_taught_often_and_the_probes_never(talks):
     kinds = Counter()
     for c in talks["train"]:
         for q, a in list(zip(user(c), said(c)))[1:]:
+            kinds["gone on with"] += bool(re.match("(and |now |what is that )?(plus|add|minus|less|times|multiplied) ", q.lower()))
             if not q.startswith("And "): continue
             kinds["spelled"] += bool(re.fullmatch("[a-z]( [a-z])+", a))
             kinds["built in"] += a in built_in
             kinds["not known"] += a == "I do not know that function."
-            kinds["gone on with"] += bool(re.match("And (plus|add|minus|less|times|multiplied)", q))
-    assert min(kinds[k] for k in ("spelled", "built in", "not known", "gone on with")) >= 10, kinds
+    assert min(kinds[k] for k in ("spelled", "built in", "not known", "gone on with")) >= 20, kinds
 
 
 def test_talks_are_graded_by_the_task_of_their_last_turn():
