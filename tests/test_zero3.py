@@ -231,29 +231,6 @@ def test_whole_parameters_are_the_masters():
     for dtype, lost, same in (masters(ALONE), *run_ranks(masters, 2)):
         assert dtype == "torch.float32" and same and lost > 0, "bits beyond bfloat16 must survive"
 
-def masters(rt):
-    "Computing in bfloat16: what `whole_parameters` gives after some steps, and what the shards hold."
-    model = small_gpt(2, 32)
-    zero = Zero3(model, list(model.transformer.h), rt, dtype=torch.bfloat16)
-    opt = MuonAdamW(zero.param_groups(lr=1e-3))
-    for step in range(2):
-        model(*sentence(rt.rank, step)).backward()
-        opt.step()
-        opt.zero_grad()
-    whole = zero.whole_parameters()
-    lost = max((p - p.bfloat16().float()).abs().max().item() for p in whole.values())
-    own = [(f, names) for u in zero.units for f, names in zip(u.flats, u.names)]
-    W, same = rt.world_size, True
-    for f, names in own:                                    # laid end to end again, this rank's piece must be its shard
-        flat = torch.cat([whole[n].flatten() for n in names])
-        flat = torch.nn.functional.pad(flat, (0, f.shard.numel() * W - len(flat)))
-        same &= torch.equal(flat.view(W, -1)[rt.rank], f.shard.detach())
-    return str(next(iter(whole.values())).dtype), lost, same
-
-def test_whole_parameters_are_the_masters():
-    for dtype, lost, same in (masters(ALONE), *run_ranks(masters, 2)):
-        assert dtype == "torch.float32" and same and lost > 0, "bits beyond bfloat16 must survive"
-
 def test_without_gradients_nothing_stays():
     model = small_gpt(2, 32)
     zero = Zero3(model, list(model.transformer.h), ALONE, reshard_after_forward=False)
