@@ -215,15 +215,18 @@ def document_attention(
     start = begins.flatten().nonzero().flatten()                                # (N,) in the rows laid end to end
     length = start.diff(append=start.new_tensor([B * T]))                       # (N,)
     room = torch.tensor([1 << (n - 1).bit_length() for n in length.tolist()], device=q.device)   # the next power of 2
-    flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]                 # (B·T, heads, D)
-    out = torch.zeros_like(flat[0])
+    flat = [x.transpose(1, 2).reshape(B * T, -1) for x in (q, k, v)]            # (B·T, heads·D)
+    parts, places = [], []
     for n in room.unique().tolist():
         some, place = room == n, torch.arange(n, device=q.device)
-        inside = place < length[some, None]                                     # (M, n) for M documents of this size
-        at = (start[some, None] + place).clamp(max=B * T - 1)                   # (M, n)
-        alone = [x[at].transpose(1, 2) for x in flat]                           # (M, heads, n, D)
-        out[at[inside]] = attention(*alone, window).transpose(1, 2)[inside]
-    return out.view(B, T, H, D).transpose(1, 2)
+        inside = (place < length[some, None]).flatten().nonzero().flatten()     # of M documents of this size
+        at = (start[some, None] + place).clamp(max=B * T - 1).flatten()         # (M·n,)
+        alone = [x.index_select(0, at).view(-1, n, x.shape[1] // D, D).transpose(1, 2) for x in flat]
+        seen = attention(*alone, window).transpose(1, 2).reshape(-1, H * D)     # (M·n, H·D)
+        parts.append(seen.index_select(0, inside))
+        places.append(at[inside])
+    order = torch.cat(places).argsort()                                         # back into the rows
+    return torch.cat(parts).index_select(0, order).view(B, T, H, D).transpose(1, 2)
 
 def flex_document_attention(
     q:torch.Tensor,      # (B, H, T, D)
