@@ -24,7 +24,7 @@ preset = dict(preset, total_batch_size=batch, device_batch_size=p.device_batch_s
 changes = {"preset": {}, "all rates x 2": dict(lr_scale=scale * 2), "all rates / 2": dict(lr_scale=scale / 2),
            "embedding rate x 2": dict(embedding_lr=0.6), "embedding rate / 2": dict(embedding_lr=0.15), "head rate x 3": dict(unembedding_lr=0.012),
            "batch x 2": dict(total_batch_size=batch * 2, device_batch_size=p.device_batch_size), "batch / 2": dict(total_batch_size=batch // 2, device_batch_size=max(1, batch // 2 // T)),
-           "context / 2": dict(max_seq_len=T // 2, device_batch_size=batch // (T // 2)), "no weight decay": dict(weight_decay=0.), "warm-down 0.8": dict(warmdown_ratio=0.8), "warm-down 0.3": dict(warmdown_ratio=0.3)}
+           "context / 2": dict(max_seq_len=T // 2, device_batch_size=batch // (T // 2)), "no weight decay": dict(weight_decay=0.), "warm-down 0.8": dict(warmdown_ratio=0.8), "warm-down 0.3": dict(warmdown_ratio=0.3), "MLPs start in full": dict(c_fc_init=1.)}
 if args.only: changes = {k: v for k, v in changes.items() if k == "preset" or k in args.only.split(",")}
 source, folder, rows = base_dir(), Path(tempfile.mkdtemp()), []
 shutil.copytree(source / "tokenizer", folder / "tokenizer")

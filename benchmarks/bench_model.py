@@ -8,7 +8,7 @@ Prints tables and writes benchmarks/results/model.json. Rows are measured in tur
 each counts, so that another program on the machine disturbs all of them alike.
 
 With --loop, whole programs instead of steps: `base_train` of the laptop preset with its loader and its log, in processes of
-their own, in turns, in several environments; with --nanochat its own `scripts.base_train` (a checkout; bfloat16, compiled) on
+their own, in turns, in several environments, its blocks compiled (as the preset's own length has it) and not; with --nanochat its own `scripts.base_train` (a checkout; bfloat16, compiled) on
 the same shards with the same tokenizer, size and batch; with --before the `base_train` of an earlier checkout of the course.
 Tokens a second: the median of the steps after the fifth, the best round of each. Needs the corpus and the tokenizer of the
 laptop preset (`nanochat-speedrun --preset laptop --until tok_train`). Writes benchmarks/results/loop.json.
@@ -103,10 +103,10 @@ def run_program(command, folder, env):
     return r.stdout, dict(counted, wall=time.perf_counter() - start)
 
 
-def our_loop(data, steps, folder, env):
+def our_loop(data, steps, folder, env, **more):
     "`base_train` of the laptop preset, a few steps of it."
     from nanochat_course.speedrun import PRESETS, command_line
-    flags = dict(PRESETS["laptop"]["base_train"], num_iterations=steps, eval_every=0, save_every=0, eval_tokens=4096)
+    flags = dict(PRESETS["laptop"]["base_train"], num_iterations=steps, eval_every=0, save_every=0, eval_tokens=4096, **more)
     with tempfile.TemporaryDirectory() as base:
         os.symlink(data / "data", f"{base}/data")
         shutil.copytree(data / "tokenizer", f"{base}/tokenizer")
@@ -149,7 +149,10 @@ def loops(args):
     data, rows = args.data or base_dir(), {}
     if not (data / "tokenizer").exists(): raise SystemExit(f"no tokenizer in {data}: run nanochat-speedrun --preset laptop --until tok_train first, or name another --data")
     cache, out = Path(tempfile.gettempdir()) / "bench_model_inductor", args.out or ROOT / "benchmarks/results/loop.json"   # kept: compiling takes long
-    programs = {name: lambda env=env: our_loop(data, args.steps, ROOT, env) for name, env in ENVIRONMENTS.items() if name == "ours" or not args.only_ours}
+    kept = dict(TORCHINDUCTOR_CACHE_DIR=str(cache))
+    programs = {name: lambda env=env: our_loop(data, args.steps, ROOT, env | kept, compile="blocks")    # as the whole run does, being longer
+                for name, env in ENVIRONMENTS.items() if name == "ours" or not args.only_ours}
+    programs["ours, not compiled"] = lambda: our_loop(data, args.steps, ROOT, {}, compile="off")
     if args.before:
         programs["before"] = lambda: our_loop(data, args.steps, args.before.resolve(), {})
         programs["before, threads that wait sleep"] = lambda: our_loop(data, args.steps, args.before.resolve(), dict(OMP_WAIT_POLICY="PASSIVE"))
@@ -160,7 +163,7 @@ def loops(args):
             if name not in rows or result["tokens_per_second"] > rows[name]["tokens_per_second"]: rows[name] = result
             print(f"{name:40}{result['tokens_per_second']:10,.0f} tokens/s {result['page_faults'] / 1e6:8.2f} million page faults "
                   f"{result['system']:6.1f} s system {result['wall']:6.1f} s in all, loss {result['loss']:.4f}", flush=True)
-            out.write_text(json.dumps(dict(date=time.strftime("%Y-%m-%d"), command=" ".join(["python benchmarks/bench_model.py --loop", f"--rounds {args.rounds} --steps {args.steps}"]),
+            out.write_text(json.dumps(dict(date=time.strftime("%Y-%m-%d"), command=" ".join(["python benchmarks/bench_model.py --loop", f"--rounds {args.rounds} --steps {args.steps}", *(["--only-ours"] if args.only_ours else []), *(["--nanochat FOLDER"] if args.nanochat else []), *(["--before FOLDER"] if args.before else [])]),
                                            load_average=os.getloadavg(), machine=machine(), rows=rows), indent=1) + "\n")
     if "nanochat" in rows: print(f"ours / nanochat: {rows['ours']['tokens_per_second'] / rows['nanochat']['tokens_per_second']:.2f}")
 

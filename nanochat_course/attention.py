@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEPT_KEYS', 'rotary_tables', 'Rotary', 'rotary', 'RMSNorm', 'rms_norm', 'naive_attention', 'BlockAttention',
-           'window_blocks', 'flex_window_attention', 'attention', 'document_attention', 'flex_document_attention',
-           'KVCache']
+           'window_blocks', 'flex_window_attention', 'attention', 'document_attention', 'masked_document_attention',
+           'flex_document_attention', 'KVCache']
 
 # %% ../nbs/11_attention.ipynb #96eae217
 import math
@@ -210,7 +210,8 @@ def document_attention(
     begins:torch.Tensor, # (B, T) bool: a document begins here; true at the start of every row
 )->torch.Tensor:         # (B, H, T, D)
     "Causal attention in which a token sees its own document only."
-    if q.is_cuda and torch.compiler.is_compiling(): return flex_document_attention(q, k, v, window, begins)
+    if torch.compiler.is_compiling():
+        return (flex_document_attention if q.is_cuda else masked_document_attention)(q, k, v, window, begins)
     B, H, T, D = q.shape
     start = begins.flatten().nonzero().flatten()                                # (N,) in the rows laid end to end
     length = start.diff(append=start.new_tensor([B * T]))                       # (N,)
@@ -227,6 +228,26 @@ def document_attention(
         places.append(at[inside])
     order = torch.cat(places).argsort()                                         # back into the rows
     return torch.cat(parts).index_select(0, order).view(B, T, H, D).transpose(1, 2)
+
+def masked_document_attention(
+    q:torch.Tensor,      # (B, H, T, D)
+    k:torch.Tensor,      # (B, G, T, D)
+    v:torch.Tensor,      # (B, G, T, D)
+    window:int,          # how many tokens before itself a token sees; -1: all
+    begins:torch.Tensor, # (B, T) bool: a document begins here
+    block:int=256,       # queries whose scores are made at a time
+)->torch.Tensor:         # (B, H, T, D)
+    "The same with all scores of the triangle; fast only inside `torch.compile`."
+    T, far, out = q.shape[2], window if window >= 0 else q.shape[2], []
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    document, place = begins.cumsum(1), torch.arange(T, device=q.device)
+    for a in range(0, T, block):
+        b, s = min(a + block, T), max(0, a - far)
+        back = place[a:b, None] - place[s:b]                                     # (n, m) from a key to its query
+        seen = (back >= 0) & (back <= far) & (document[:, a:b, None] == document[:, None, s:b])
+        x = (q[:, :, a:b] * q.shape[-1]**-0.5) @ k[:, :, s:b].mT                 # (B, H, n, m)
+        out.append(x.masked_fill(~seen[:, None], -math.inf).softmax(-1) @ v[:, :, s:b])
+    return torch.cat(out, 2)
 
 def flex_document_attention(
     q:torch.Tensor,      # (B, H, T, D)

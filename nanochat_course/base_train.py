@@ -92,7 +92,7 @@ class BaseTrainConfig(TrainingFlags):
     sample_every:int=0                   # steps between samples; 0: at the end only
     save_every:int=100                   # steps between checkpoints; 0: at the end only
     fp8:bool=False                       # matrix products in 8 bits (H100 and newer)
-    compile:str="auto"                   # "on", "off"; "auto": on GPUs only
+    compile:str="auto"                   # "on", "blocks", "off"; "auto": on for GPUs, blocks for long runs on CPUs
     skip_corrupt:bool=False              # leave out unreadable shards with a warning instead of stopping
 
 # %% ../nbs/32_base_train.ipynb #1eff144c
@@ -227,7 +227,7 @@ def make_trainer(
     if rt.device.type == "cuda": rt.print(choose_attention(model, rt))
     groups = param_groups(model, **p.learning_rates(), **optimizer_settings(config))
     optimizer = make_optimizer(groups, rt, minutes)
-    return model, compile_model(model, rt, config.compile), optimizer
+    return model, compile_model(model, rt, config.compile, p.flops), optimizer
 
 def pretrain(
     config:BaseTrainConfig, # flags

@@ -306,7 +306,7 @@ def check_compiler(
     job:Job, # what will be run
 )->Finding:
     "Does torch.compile work, from source to result?"
-    required = bool(job.gpus) or job.flags.compile == "on"
+    required = bool(job.gpus) or job.flags.compile in ("on", "blocks")
     x = torch.linspace(0, 1, 4096, device=job.device)
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(TORCHINDUCTOR_CACHE_DIR=folder, TRITON_CACHE_DIR=f"{folder}/triton")

@@ -114,7 +114,7 @@ class MidTrainConfig:
     warmdown_ratio:float=0.5     # share of the steps in which they fall
     final_lr_frac:float=0.       # what is left of them at the end
     load_optimizer:bool=True     # go on with the optimizer's state of the stage before
-    compile:str="auto"           # "on", "off"; "auto": on GPUs only
+    compile:str="auto"           # "on", "blocks", "off"; "auto": on for GPUs, blocks for long runs on CPUs
     conversations:str=""         # your own: a file of JSON lines, one conversation a line
     conversations_epochs:float=1 # how often each of them is seen
     mixture:str="laptop_mid"     # tasks with epochs, "smoltalk:1 mmlu:3", or a key of tasks.MIXTURES; empty: your own
@@ -339,7 +339,7 @@ def train_on_conversations(
                       save_every=config.save_every)
     schedule = Schedule(p.num_iterations, p.warmup_steps, p.warmdown_ratio, p.final_lr_frac)
     loss_fn = by_document(mean_over_step, tokenizer.bos) if config.document_mask else mean_over_step
-    result = train(compile_model(model, rt, config.compile), optimizer, loader.weighted, loop, rt,
+    result = train(compile_model(model, rt, config.compile, p.flops), optimizer, loader.weighted, loop, rt,
                    schedule=schedule, loss_fn=loss_fn, evaluate=lambda step: measure(), log=log,
                    checkpoint_dir=directory, meta=meta, resume=resume, desc=command)
     samples = chat_samples(model, tokenizer)

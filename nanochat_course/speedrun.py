@@ -42,7 +42,7 @@ PRESETS = {
     "laptop": dict(   # two CPU cores, no network
         tok_train=dict(vocab_size=4096),
         base_train=dict(depth=4, model_tag="laptop", max_seq_len=512, target_tokens=2_200_000., total_batch_size=4096,
-                        eval_every=200, sample_every=100, save_every=50),
+                        c_fc_init=0.4, eval_every=200, sample_every=100, save_every=50),
         base_eval=dict(model_tag="laptop"),
         mid_train=dict(model_tag="laptop", total_batch_size=2048, init_lr_frac=0.7, document_mask=True,
                        documents=2600, documents_from=25_000),               # pretraining has read about 20,000

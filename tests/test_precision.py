@@ -4,7 +4,7 @@ from nanochat_course.checkpoint import load_checkpoint, restore, save_checkpoint
 from nanochat_course.common import CourseError, Runtime
 from nanochat_course.gpt import GPT, GPTConfig
 from nanochat_course.optim import MuonAdamW, param_groups
-from nanochat_course.precision import compile_model, convert_to_fp8, fp8_reason, fp8_worthwhile, without_fp8
+from nanochat_course.precision import WORTH_COMPILING, compile_model, convert_to_fp8, fp8_reason, fp8_worthwhile, without_fp8
 
 RT = Runtime(torch.device("cpu"), torch.bfloat16)
 
@@ -100,6 +100,50 @@ def test_compile_decides_by_device():
     assert compile_model(model, RT) is model and compile_model(model, gpu, "off") is model
     for wrapped in (compile_model(model, gpu), compile_model(model, RT, "on")): assert wrapped._orig_mod is model
     with pytest.raises(CourseError, match="unknown compile mode"): compile_model(model, RT, "yes")
+
+
+def test_a_long_run_on_a_cpu_compiles_its_blocks(capsys):
+    for flops, mode, changed in ((WORTH_COMPILING, "auto", True), (WORTH_COMPILING - 1, "auto", False), (0., "blocks", True), (1e20, "off", False)):
+        model = make()
+        assert compile_model(model, RT, mode, flops) is model and ("run_block" in vars(model)) is changed, (flops, mode)
+    import torch._inductor.config
+    torch._dynamo.reset()
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}), torch._inductor.utils.fresh_cache():
+        model = make()
+        assert compile_model(model, RT, flops=1e20) is model and "run_block" not in vars(model)
+    assert "nothing is compiled" in capsys.readouterr().out
+    assert torch.isfinite(model(*batch()))
+
+
+@pytest.mark.parametrize("kind", ["alone", "within documents"])
+def test_one_block_is_compiled_for_all_layers(kind):
+    "Losses and gradients of the plain model; no other program for validation or generation; with real kernels."
+    import torch._dynamo.utils
+    from contextlib import nullcontext
+    from nanochat_course.real_tasks import within_documents
+    def one(compiled):
+        torch.manual_seed(0)
+        model = GPT(GPTConfig(sequence_len=24, vocab_size=50, n_layer=3, n_head=4, n_kv_head=2, n_embd=32, window_pattern="L")).init_weights()
+        for p in model.parameters(): torch.nn.init.normal_(p, std=.2)
+        if compiled: compile_model(model, Runtime(torch.device("cpu"), torch.float32), "blocks")
+        losses = []
+        for n in range(2):
+            ids = torch.randint(0, 50, (3, 25), generator=torch.Generator().manual_seed(n))
+            x, y = ids[:, :-1], ids[:, 1:]
+            with within_documents(model, x, 7) if kind != "alone" else nullcontext():
+                loss = model(x, y)
+                loss.backward()
+            losses.append(loss.item())
+            with torch.no_grad():
+                model(x[:2, :9], y[:2, :9])
+                model(x[:1, :5], kv_cache=model.new_cache(1, 10))
+        return losses, {n: p.grad for n, p in model.named_parameters()}
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, fast = one(False), one(True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "one for the blocks, one for the head"
+    assert fast[0] == pytest.approx(plain[0], rel=1e-5)
+    for name, grad in plain[1].items(): torch.testing.assert_close(fast[1][name], grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("window", [-1, 5, 100])

@@ -1,10 +1,11 @@
 "Published data sets: what is downloaded, what a row becomes, and graders against independent ones on the real rows."
+from functools import partial
 import csv, gzip, itertools, json, os, random, re, subprocess, sys
 from collections import Counter
 import forked
 import pyarrow as pa, pyarrow.parquet as pq, pytest, torch
 from loopback import Server, answer
-from nanochat_course.attention import document_attention, flex_document_attention
+from nanochat_course.attention import document_attention, flex_document_attention, masked_document_attention
 from nanochat_course.common import CourseError
 from nanochat_course.engine import use_calculator
 from nanochat_course.gpt import GPT, GPTConfig
@@ -332,11 +333,13 @@ def random_rows(B, H, G, T, D, share, seed=0):
 @pytest.mark.parametrize("B,T,share,window", [(1, 1, .5, -1), (2, 33, .1, -1), (2, 33, .5, 3), (3, 20, 0., 4), (3, 20, 1., -1), (1, 40, .05, 0)])
 def test_a_document_mask_is_attention_of_each_document_alone(B, T, share, window):
     qkv, begins = random_rows(B, 4, 2, T, 6, share)
-    got, want = document_attention(*qkv, window, begins), attend_alone(*qkv, window, begins)
-    torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+    want = attend_alone(*qkv, window, begins)
     weights = torch.randn(want.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for g, w in zip(*(torch.autograd.grad((out * weights).sum(), qkv) for out in (got, want))):
-        torch.testing.assert_close(g, w, atol=1e-12, rtol=1e-12)
+    for way in (document_attention, masked_document_attention, partial(masked_document_attention, block=7)):
+        got = way(*qkv, window, begins)
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+        for g, w in zip(*(torch.autograd.grad((out * weights).sum(), qkv, retain_graph=True) for out in (got, want))):
+            torch.testing.assert_close(g, w, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")

@@ -1,4 +1,5 @@
 "The sharded optimizer in real processes against the plain one in a single process."
+from functools import partial
 import os, random, signal, subprocess, sys, time, types
 import pytest, torch, torch.multiprocessing as mp
 from nanochat_course.common import CourseError, Runtime, runtime
@@ -207,8 +208,9 @@ def test_ranks_that_start_with_other_weights_are_refused():
 
 # compiled: all gradients come at the end of the backward pass
 
-def compiled_steps(rt, overlap, micro=4, steps=3):
-    "A compiled GPT in the training loop; bytes sent per step while reducing, weights."
+def compiled_steps(rt, how, micro=4, steps=3):
+    "A GPT compiled whole, by blocks or not in the training loop; bytes sent per step while reducing, weights."
+    from nanochat_course.precision import compile_blocks
     from nanochat_course.train import LoopConfig, train
     model, opt = tiny_gpt(rt, 64)
     if rt.distributed: opt.ledger = []
@@ -216,15 +218,20 @@ def compiled_steps(rt, overlap, micro=4, steps=3):
         for i in range(micro * steps):
             x = torch.randint(0, 64, (4, 17), generator=torch.Generator().manual_seed(i))[rt.rank::rt.world_size]
             yield x[:, :-1], x[:, 1:], i
-    whole = torch.compile(model, dynamic=False, backend="aot_eager") if not overlap else model
+    whole = model
+    if how == "whole": whole = torch.compile(model, dynamic=False, backend="aot_eager")
+    if how == "blocks":
+        with pytest.MonkeyPatch.context() as patch:                       # the graphs of the compiler, without its kernels
+            patch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+            compile_blocks(model)
     train(whole, opt, batches, LoopConfig(steps, grad_accum_steps=micro), rt, schedule=lambda step: dict(lr=1., weight_decay=1., momentum=None))
     sent = sum(e[1] for e in opt.ledger if e[0] == "reduce") / steps if rt.distributed else 0
     return sent, sum(b.sent() for b in opt.buckets) if rt.distributed else 0, packed(dict(model.named_parameters()))
 
 def test_a_compiled_model_reduces_once_per_step():
-    alone = unpacked(compiled_steps(Runtime(torch.device("cpu"), torch.float32), True)[2])
-    for overlap, times in ((True, 4), (False, 1)):
-        for sent, once, weights in run_ranks(compiled_steps, 2, overlap):
+    alone = unpacked(compiled_steps(Runtime(torch.device("cpu"), torch.float32), "not")[2])
+    for how, times in (("not", 4), ("blocks", 4), ("whole", 1)):
+        for sent, once, weights in run_ranks(compiled_steps, 2, how):
             assert sent == times * once
             weights = unpacked(weights)
             for n in alone: assert (weights[n] - alone[n]).norm() <= 1e-4 * alone[n].norm(), n
