@@ -282,7 +282,9 @@ def run_stage(
     words=None,        # folder for the stage's last words, see `common.last_words`
 )->tuple:              # exit status, and whether somebody asked us to stop
     "Run a stage, its output going where ours goes."
-    environment = waiting() | os.environ | {"NANOCHAT_COURSE_SPEEDRUN": "1"}
+    environment = waiting() | os.environ | {
+        "NANOCHAT_COURSE_SPEEDRUN": "1",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}       # else ranks that torchrun starts again look for the dead ones
     if words: environment["NANOCHAT_COURSE_LAST_WORDS"] = str(words)
     asked, process = [], None
     def pass_on(number, frame):

@@ -19,6 +19,7 @@ if [ "${DOCTOR:-on}" != off ]; then
 fi
 patience=()                           # time to save in, after a signal; torch 2.11 has no such option
 if [[ "$("$VENV/bin/python" -m torch.distributed.run --help)" == *--shutdown-timeout* ]]; then patience=(--shutdown-timeout=120); fi
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1     # ranks that are started again would look for the dead ones
 exec "$VENV/bin/python" -m torch.distributed.run --nnodes="$NNODES" --node_rank="$NODE_RANK" --nproc_per_node="${GPUS:-8}" \
   --max-restarts=3 "${patience[@]}" --rdzv_backend=c10d --rdzv_endpoint="$MASTER_ADDR:$port" --rdzv_id="${RUN_ID:-nanochat_course}" \
   -m "nanochat_course.${STAGE:-base_train}" "$@"

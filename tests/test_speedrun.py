@@ -522,3 +522,30 @@ def test_a_machine_is_prepared_with_all_of_its_text(tmp_path, monkeypatch):
         hub.gone.clear()
         status, out, err = run(tmp_path, READER, "--until", "corpus", script=script)
         assert status == 0 and read_json(tmp_path / "files" / "data" / "climbmix" / "corpus.json")["documents"] == 420
+
+
+COMES_BACK = """
+import os, sys, torch, torch.distributed as dist
+from dataclasses import dataclass
+from pathlib import Path
+from nanochat_course.common import run_main, runtime
+@dataclass(frozen=True)
+class Config: pass
+def stage(config):
+    "One rank dies after they have met."
+    with runtime("cpu") as rt:
+        total = torch.ones(1)
+        dist.all_reduce(total)
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and rt.rank: os.kill(os.getpid(), 9)
+        dist.all_reduce(total)
+        Path(f"{sys.argv[0]}.{rt.rank}").write_text(str(total.item()))
+run_main(stage, Config)
+"""
+
+
+def test_ranks_meet_again_after_a_restart(tmp_path):
+    "torchrun keeps one store over its restarts unless it is told not to; the addresses of the dead are in it."
+    script = tmp_path / "ranks.py"
+    script.write_text(COMES_BACK)
+    status, _ = S.run_stage([sys.executable, "-m", *S.torchrun("base_train", 3)[:-1], str(script)])
+    assert status == 0 and [Path(f"{script}.{rank}").read_text() for rank in range(3)] == ["9.0"] * 3
