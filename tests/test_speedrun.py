@@ -1,4 +1,5 @@
 "One command: presets, ledger, interruption, failure."
+from pathlib import Path
 import os, re, signal, subprocess, sys, time
 
 import forked
