@@ -152,7 +152,7 @@ def advance(self:RowCache,
     "The new token is now part of the past."
     self.lengths = [n + T for n in self.lengths]
 
-# %% ../nbs/35_batch.ipynb #afd455ff
+# %% ../nbs/35_batch.ipynb #e85fc899
 @patch
 def keep(self:RowCache,
     order:list,              # new row i is the old row order[i], which lies at i or behind all rows that stay
@@ -183,7 +183,7 @@ class Batch:
         self.share, self.prefixes = share, prefixes
         self.cache = RowCache(decoder, slots, longest, own)
         self.rows = []                                       # for whom row i is written: anything that the caller likes
-        self.texts, self.begun = [], []                      # per row: the tokens read so far, and how many were its prompt
+        self.texts, self.begun = [], []                      # per row: tokens read so far, and how many were its prompt
         self.logits = None                                   # (rows, V) for the next token of each row
         self.known = weakref.WeakValueDictionary()           # tokens -> `Prompt`, as long as a row needs it
 
@@ -318,7 +318,7 @@ class Prefix:
             if first < n < end: n = first
         return n
 
-# %% ../nbs/35_batch.ipynb #2af5af24
+# %% ../nbs/35_batch.ipynb #b0769245
 class PrefixCache:
     "Prompts and answers that were read lately, in a bounded memory: the least recently used go first."
     def __init__(self,
@@ -354,6 +354,10 @@ class PrefixCache:
     ):
         "Let go of it."
         self.nbytes -= self.prefixes.pop(prefix.ids).nbytes
+
+    def clear(self):
+        "Forget everything."
+        self.prefixes, self.nbytes = {}, 0
 
 # %% ../nbs/35_batch.ipynb #cf3630a2
 SHORT = 16           # a prompt goes on from a prefix of at least so many tokens

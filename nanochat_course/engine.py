@@ -258,7 +258,7 @@ def check_settings(
     if top_k is not None and top_k < 0: raise CourseError(f"top_k is {top_k}: use 1 or more, or 0 for all tokens")
     if max_tokens is not None and max_tokens < 1: raise CourseError(f"max_tokens is {max_tokens}: use 1 or more")
 
-# %% ../nbs/40_engine.ipynb #0c29a72d
+# %% ../nbs/40_engine.ipynb #ac57157f
 class Engine:
     "Generates from a model: prefill, then one token per step for all rows, with the calculator."
     def __init__(self,
@@ -289,19 +289,18 @@ class Engine:
         token = self._decoder.new_cache(1, 1).nbytes                           # bytes of its keys and values
         return PrefixCache(self.keep * self.source.config.sequence_len * token)
 
-# %% ../nbs/40_engine.ipynb #e131bfc4
-@patch
-def check(self:Engine,
-    prompts:list,          # lists of token ids
-    num_samples:int,       # rows per prompt
-    max_tokens:int,        # new tokens per row, at most; None: as many as the context holds
-    temperature:float,     # 0: always the most likely token
-    top_k:int,             # only the k most likely tokens may come; None or 0: all
-):
-    "Refuse what cannot be generated."
-    for p in prompts: check_prompt(p, self.source.config)
-    check_settings(num_samples, max_tokens, temperature, top_k)
+    def check(self,
+        prompts:list,          # lists of token ids
+        num_samples:int,       # rows per prompt
+        max_tokens:int,        # new tokens per row, at most; None: as many as the context holds
+        temperature:float,     # 0: always the most likely token
+        top_k:int,             # only the k most likely tokens may come; None or 0: all
+    ):
+        "Refuse what cannot be generated."
+        for p in prompts: check_prompt(p, self.source.config)
+        check_settings(num_samples, max_tokens, temperature, top_k)
 
+# %% ../nbs/40_engine.ipynb #b1ad85db
 @patch
 def seeds(self:Engine,
     seed,                  # one number, or a list of one per row
