@@ -416,6 +416,7 @@ def test_a_full_queue_is_said_at_once(engine):
         assert status == 429 and json.loads(data)["error"]["code"] == "busy" and response.headers["retry-after"]
         with pytest.raises(openai.RateLimitError): web.client.chat.completions.create(model="tiny", messages=[user("x")])
         health = json.loads(ask(web, method="GET", path="/health")[1])
+        assert health.pop("remembered")["most"] == engine.prefixes.most
         assert health == dict(status="ok", model="tiny", running=1, waiting=1, slots=1)
         for s in crowd: s.close()
 
@@ -727,8 +728,11 @@ def test_a_conversation_in_the_browser(browser, web):
     browser.click(".edit .solid")
     browser.wait("!state.run && path().length === 2")
     assert last(browser) == "I am a small model."
-    browser.open(web.url)                                                           # reload: everything is still there
+    browser.open("about:blank")
+    browser.open(web.url)                                                           # reload: everything is still there, and still open
     browser.wait("state.info")
+    assert last(browser) == "I am a small model."
+    browser.click("#new")
     browser.click("#list .open")
     assert last(browser) == "I am a small model." and browser.js("state.talk.nodes.size") == 7
     assert browser.js("document.querySelector('#list .open').getAttribute('aria-current')") == "true"
