@@ -1,7 +1,7 @@
 """Tokens a second and time to the first token of the engine, of generation without a cache, of nanochat's engine and of transformers.
 
     python benchmarks/bench_engine.py [--nanochat FOLDER] [--transformers] [--threads N] [--tokens 128] [--rounds 5] [--out FILE.json]
-    python benchmarks/bench_engine.py --bits [--out FILE.json]     what eight bits per weight cost the base model trained last
+    python benchmarks/bench_engine.py --bits [--out FILE.json]     what eight bits per weight cost the base model trained last, also by torchao
 
 Random weights, depth 4, width 256, vocabulary 4,096, head size 128 as nanochat has it, prompt of 16 tokens; no token ends a row.
 Ours and transformers.generate have the same weights, exported by export.to_hf. Each variant has a process of its own; the figure is
@@ -46,20 +46,52 @@ def our_model(dtype):
     return GPT(GPTConfig(**SIZE), getattr(torch, dtype)).init_weights().eval()
 
 
+def torchao_linear_of(w):
+    "The same as `int8_linear_of`, by torchao."
+    import torch
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    layer = torch.nn.Linear(w.shape[1], w.shape[0], bias=False, dtype=w.dtype)
+    layer.weight = torch.nn.Parameter(w.clone(), requires_grad=False)
+    box = torch.nn.Sequential(layer)
+    quantize_(box, Int8WeightOnlyConfig())
+    return box
+
+
+def product_times(rounds=7, n=1024, m=256):
+    "Microseconds of one product with a matrix (n, m), each way in turn: dict dtype -> rows -> way."
+    import torch
+    from nanochat_course.decoder import int8_linear_of, linear_of
+    torch.manual_seed(0)
+    found, ways = {}, dict(exact=linear_of, ours=int8_linear_of, torchao=torchao_linear_of)
+    for dtype in (torch.float32, torch.bfloat16):
+        w = torch.randn(n, m).to(dtype)
+        products = {name: way(w) for name, way in ways.items()}
+        for rows in (1, 16):
+            x, best = torch.randn(rows, m).to(dtype), {}
+            for _ in range(rounds):
+                for name, product in products.items():
+                    with torch.inference_mode():
+                        start = time.perf_counter()
+                        for _ in range(100): product(x)
+                        best[name] = min(best.get(name, 1e9), (time.perf_counter() - start) * 1e4)
+            found.setdefault(str(dtype)[6:], {})[f"rows_{rows}"] = best
+    return found
+
+
 def eight_bits():
-    "Bytes of the weights, how far the logits move, and bits per byte of validation text, of the base model trained last."
+    "Bytes of the weights, how far the logits move, bits per byte of validation text of the base model trained last; and torchao beside ours."
     import torch
     from nanochat_course.checkpoint import checkpoint_dir, load_model
     from nanochat_course.common import Runtime, corpus_dir, machine
     from nanochat_course.dataloader import DataLoader
-    from nanochat_course.engine import ModelDecoder, int8_linear_of, linear_of
+    from nanochat_course.decoder import ModelDecoder, int8_linear_of, linear_of
     from nanochat_course.evaluation import evaluate_bpb
     from nanochat_course.mid_train import find_tag
     rt = Runtime(torch.device("cpu"), torch.float32)
     model, tokenizer, _ = load_model(checkpoint_dir("base", find_tag("base", "")), rt)
     T, weights = model.config.sequence_len, [p for p in model.parameters() if p.ndim == 2]
     in_products = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m.in_features >= 32)
-    exact, rough = (ModelDecoder(model, torch.float32, linear).model for linear in (linear_of, int8_linear_of))
+    exact, rough, other = (ModelDecoder(model, torch.float32, linear).model for linear in (linear_of, int8_linear_of, torchao_linear_of))
     class Judged(torch.nn.Module):
         "The loss from the logits, since the model's own goes past its products."
         def __init__(self, net):
@@ -69,12 +101,12 @@ def eight_bits():
             loss = torch.nn.functional.cross_entropy(self.net(x).flatten(0, 1), y.flatten(), ignore_index=-1, reduction="none")
             return loss.view(y.shape)
     def batches(): return DataLoader(tokenizer, corpus_dir("docstrings"), "val", 8, T, rt, epochs=1)
-    bpb = [evaluate_bpb(m, batches(), 8, tokenizer.token_bytes(), rt) for m in (Judged(exact), Judged(rough))]
+    bpb = [evaluate_bpb(m, batches(), 8, tokenizer.token_bytes(), rt) for m in map(Judged, (exact, rough, other))]
     x = next(iter(batches()))[0]
     with torch.inference_mode(): moved = (exact(x) - rough(x)).abs()
     about = dict(date=str(datetime.date.today()), machine=machine(), command="python benchmarks/bench_engine.py --bits")
     return dict(about=about, parameters=sum(p.numel() for p in weights), in_products=in_products, tokens=8 * 8 * T, bpb_float32=bpb[0],
-                bpb_int8=bpb[1], logits_moved_mean=moved.mean().item(), logits_moved_most=moved.max().item())
+                bpb_int8=bpb[1], bpb_torchao=bpb[2], product_us=product_times(), logits_moved_mean=moved.mean().item(), logits_moved_most=moved.max().item())
 
 
 def ours(dtype, naive, int8=False):

@@ -1,10 +1,13 @@
-"""The chat server under load: tokens a second for 1, 4 and 16 streaming clients, and many clients for minutes, killed and slow ones among them.
+"""The chat server: tokens a second for 1, 4 and 16 streaming clients, many clients for minutes, killed and slow ones among them, and the
+time to the first token in a long conversation.
 
     python benchmarks/bench_web.py                          throughput with the best chat model under NANOCHAT_COURSE_DIR
     python benchmarks/bench_web.py --soak 5 --clients 64    five minutes of 64 streaming clients; counts errors, watches memory
     python benchmarks/bench_web.py --soak 5 --resume        goes on where a soak was stopped, until five minutes are full
+    python benchmarks/bench_web.py --turns 8                a conversation of eight turns, with and without a memory of what was read
 
-Both write their part of benchmarks/results/web.json, the soak every ten seconds. Without a chat model an untrained one of the laptop's
+Each writes its part of benchmarks/results/web.json, the soak every ten seconds. The conversation is held by a server in this process, over
+loopback, each way in turn, for --rounds rounds; the figures are medians. Without a chat model an untrained one of the laptop's
 size is made in a temporary folder. A soak that is resumed has a new server: growth of memory is looked for in each server by itself.
 """
 import argparse, asyncio, datetime, json, os, random, re, statistics, subprocess, sys, tempfile, time, urllib.request
@@ -17,6 +20,8 @@ from nanochat_course.chat_cli import find_model
 from nanochat_course.common import CourseError, base_dir, machine, read_json, write_json
 
 RESULT = Path(__file__).parent / "results" / "web.json"
+TALK = ["Who are you?", "What is 17 + 25?", "Spell strawberry.", "What does len do?", "My name is Anna. What is my name?",
+        "How many r are in strawberry?", "Anna has 12 apples and buys 30 more. How many apples does she have?", "Thank you. Tell me a joke."]
 QUESTIONS = ["Who are you?", "What is 17 + 25?", "Spell strawberry.", "What does len do?", "How many r are in strawberry?",
              "Anna has 12 apples and buys 30 more. How many apples does she have?"]
 
@@ -132,6 +137,58 @@ def soak(process, port, clients, minutes, before, save):
     return dict(so_far(), running_afterwards=health["running"], waiting_afterwards=health["waiting"])
 
 
+def ask(url, messages, max_tokens):
+    "One streamed answer: seconds to its first token, its text, and the tokens of the prompt."
+    body = dict(messages=messages, temperature=0, max_tokens=max_tokens, stream=True, trace=0, stream_options=dict(include_usage=True))
+    request = urllib.request.Request(url + "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    begin, first, text, usage = time.perf_counter(), None, "", None
+    with urllib.request.urlopen(request) as response:
+        for line in response:
+            if not line.startswith(b"data: {"): continue
+            if b'"trace":[{' in line: first = first or time.perf_counter() - begin
+            event = json.loads(line[6:])
+            usage = event.get("usage") or usage
+            for choice in event["choices"]: text += choice["delta"].get("content") or ""
+    return first, text, usage["prompt_tokens"]
+
+
+def hold(engine, served, turns, max_tokens):
+    "A conversation with a fresh server: (milliseconds to the first token, tokens of the prompt) for each turn, and what is remembered."
+    from nanochat_course.chat_web import serving
+    messages, out = [], []
+    with serving(engine, served) as (url, server):
+        ask(url, [dict(role="user", content="?")], 2)                          # the first request casts the weights
+        for i in range(turns):
+            messages.append(dict(role="user", content=TALK[i % len(TALK)]))
+            first, text, prompt = ask(url, messages, max_tokens)
+            messages.append(dict(role="assistant", content=text or "."))
+            out.append((1000 * first, prompt))
+        kept = server.worker.engine.prefixes
+    return out, dict(bytes=kept.nbytes, most=kept.most, tokens_saved=kept.saved) if kept else None
+
+
+def conversation(turns, rounds, max_tokens=40):
+    "Time to the first token by turn, with an engine that remembers and one that reads everything again."
+    import torch
+    from nanochat_course.chat_web import Served
+    from nanochat_course.checkpoint import load_model
+    from nanochat_course.common import Runtime
+    from nanochat_course.engine import Engine
+    stage, folder = find_model()
+    model, tokenizer, _ = load_model(folder, Runtime(torch.device("cpu"), torch.float32))
+    served = Served(folder.name, tokenizer, model.config.sequence_len, dict(stage=stage, parameters=model.num_params()["total"]))
+    found, kept = {0: [], 16: []}, None
+    for _ in range(rounds):
+        for keep in found:
+            talk, remembered = hold(Engine(model, tokenizer, keep=keep), served, turns, max_tokens)
+            found[keep].append(talk)
+            kept = remembered or kept
+    def median(keep, turn): return statistics.median(talk[turn][0] for talk in found[keep])
+    rows = [dict(turn=i + 1, prompt_tokens=found[0][0][i][1], first_token_ms=median(0, i), first_token_ms_remembered=median(16, i))
+            for i in range(turns)]
+    return dict(rounds=rounds, threads=torch.get_num_threads(), remembered=kept, turns=rows), served
+
+
 def transcript(port):
     "Answers with all their probabilities, for the chapter's figures."
     out = []
@@ -150,18 +207,25 @@ def main():
     parser.add_argument("--soak", type=float, default=0, help="minutes")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=12, help="per number of clients")
+    parser.add_argument("--turns", type=int, default=0, help="of one conversation")
+    parser.add_argument("--rounds", type=int, default=7, help="of that conversation, each way")
     parser.add_argument("--resume", action="store_true", help="go on with a soak that was stopped")
     a = parser.parse_args()
     try: find_model()
     except CourseError: untrained()
-    p, port, model = start("--slots", "16", "--queue", "64")
     about = dict(date=str(datetime.date.today()), machine=machine(), load=os.getloadavg()[0],
-                 command="python benchmarks/bench_web.py " + " ".join(sys.argv[1:]),
-                 model=dict(name=model["id"], stage=model["stage"], parameters=model["parameters"]))
+                 command="python benchmarks/bench_web.py " + " ".join(sys.argv[1:]))
     old = read_json(RESULT) if RESULT.exists() else {}
     def store(**parts):
         old.update({name: dict(about=about, result=part) for name, part in parts.items()})
         write_json(RESULT, old)
+    if a.turns:
+        found, served = conversation(a.turns, a.rounds)
+        about["model"] = dict(name=served.name, **served.about)
+        print(json.dumps(found, indent=1))
+        return store(turns=found)
+    p, port, model = start("--slots", "16", "--queue", "64")
+    about["model"] = dict(name=model["id"], stage=model["stage"], parameters=model["parameters"])
     try:
         if a.soak:
             before = old.get("soak", {}).get("result", {}) if a.resume else {}

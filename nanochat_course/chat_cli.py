@@ -330,7 +330,7 @@ def converse(
         except EOFError: return
         if text and not respond(chat, text): return
 
-# %% ../nbs/50_chat_cli.ipynb #ad389a7b
+# %% ../nbs/50_chat_cli.ipynb #f85d12aa
 def check(
     config:ChatConfig, # from the command line
 ):
@@ -360,7 +360,8 @@ def chat(
     stage, folder = find_model(config.source, config.model_tag)
     with runtime(config.device, config.dtype) as rt:
         model, tokenizer, meta = load_model(folder, rt, None if config.step < 0 else config.step)
-        engine, seed = Engine(model, tokenizer, int8=config.int8), None if config.seed < 0 else config.seed
+        engine = Engine(model, tokenizer, int8=config.int8, keep=1)              # remembers this conversation
+        seed = None if config.seed < 0 else config.seed
         talk = Chat(engine, tokenizer, model.config.sequence_len, config.temperature, config.top_k,
                     config.max_tokens, config.system, seed)
         question = "\n\n".join(t for t in (config.prompt, sys.stdin.read().strip() if piped() else "") if t)

@@ -50,7 +50,13 @@ def learn():
 
 
 @pytest.fixture(scope="module")
-def engine(): return Engine(learn(), tok, torch.float32)
+def engine():
+    "It remembers: all that is tested here goes through the prefix cache, in a memory that is soon full."
+    return Engine(learn(), tok, torch.float32, keep=3)
+
+
+@pytest.fixture(scope="module")
+def forgetful(engine): return Engine(engine.source, tok, torch.float32)
 
 
 @contextlib.contextmanager
@@ -137,7 +143,7 @@ def collect(jobs):
     return [[event.id for event in job.events if isinstance(event, Step)] for job in jobs]
 
 
-def test_answers_do_not_depend_on_who_joins_and_leaves(engine):
+def test_answers_do_not_depend_on_who_joins_and_leaves(engine, forgetful):
     rng, prompts = random.Random(1), [tok.render_for_completion(dict(messages=[user(q)])) for q in TALKS]
     jobs, arrivals = [], []
     for i in range(14):
@@ -155,7 +161,7 @@ def test_answers_do_not_depend_on_who_joins_and_leaves(engine):
             for job, event in batch.step(new): job.put(event)
         step += 1
     for i, job in enumerate(jobs):
-        alone = engine.generate_batch(job.prompt, max_tokens=job.limit, temperature=job.temperature, top_k=40, seed=i)[0]
+        alone = forgetful.generate_batch(job.prompt, max_tokens=job.limit, temperature=job.temperature, top_k=40, seed=i)[0]
         assert collect([job])[0] == alone.tokens and job.events[-1] == ("length" if alone.stop == "max_tokens" else alone.stop)
         assert [event.forced for event in job.events[:-1]] == [not m for m in alone.mask]
         logprobs = [event.logprob for event, m in zip(job.events, alone.mask) if m]
@@ -191,6 +197,45 @@ def test_cancelled_jobs_leave_the_others_alone(engine):
     expected = engine.generate_batch(prompt, max_tokens=60, temperature=0)[0].tokens
     assert all([e.id for e in events[i][:-1]] == expected for i in (2, 3, 6, 7, 8)) and not events[4] and not events[5]
     assert not worker.thread.is_alive()
+
+
+# ---- what was read before
+
+def held(web, turns, **kw):
+    "A conversation of several turns over the wire: answers, and the tokens of each prompt."
+    messages, answers, read = [], [], []
+    for i in range(turns):
+        messages.append(user("Who are you?" if i % 2 else "Where is the cat?"))
+        r = web.client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=20, **kw)
+        messages.append(dict(role="assistant", content=r.choices[0].message.content))
+        answers.append(r.choices[0].message.content)
+        read.append(r.usage.prompt_tokens)
+    return answers, read
+
+
+def test_the_next_turn_reads_only_what_is_new(engine, forgetful):
+    "Four turns: the answers of a server that forgets, and all but the new message and one token is remembered; regenerating reads one token."
+    with server(forgetful, slots=2) as plain: want, prompts = held(plain, 4)
+    remembering = Engine(engine.source, tok, torch.float32, keep=2)
+    with server(remembering, slots=2) as web:
+        def remembered(): return json.loads(ask(web, method="GET", path="/health")[1])["remembered"]
+        assert held(web, 4) == (want, prompts)
+        first = remembered()
+        assert first["tokens_saved"] >= sum(prompts[:-1]) and 0 < first["bytes"] <= first["most"]
+        assert held(web, 4)[0] == want                                                     # all of it again
+        assert remembered()["tokens_saved"] - first["tokens_saved"] >= sum(prompts) - 4 - prompts[0]
+    with server(forgetful) as plain: assert json.loads(ask(plain, method="GET", path="/health")[1])["remembered"] is None
+
+
+def test_one_system_message_is_read_once_for_all(engine):
+    remembering = Engine(engine.source, tok, torch.float32, keep=4)
+    system = dict(role="system", content="The cat sat on the mat. " * 3)
+    with server(remembering, slots=2) as web:
+        for question in ("Who are you?", "Tell me a story."):
+            body = dict(model="tiny", messages=[system, user(question)], temperature=0, max_tokens=5)
+            web.client.chat.completions.create(**body)
+    shared = len(tok.encode(system["content"]))
+    assert shared <= remembering.prefixes.saved < shared + 12
 
 
 # ---- the official client
@@ -371,6 +416,7 @@ def test_a_full_queue_is_said_at_once(engine):
         assert status == 429 and json.loads(data)["error"]["code"] == "busy" and response.headers["retry-after"]
         with pytest.raises(openai.RateLimitError): web.client.chat.completions.create(model="tiny", messages=[user("x")])
         health = json.loads(ask(web, method="GET", path="/health")[1])
+        assert health.pop("remembered")["most"] == engine.prefixes.most
         assert health == dict(status="ok", model="tiny", running=1, waiting=1, slots=1)
         for s in crowd: s.close()
 
@@ -563,6 +609,8 @@ def test_ten_thousand_hostile_requests_and_not_one_server_error(engine):
             await asyncio.gather(*(client() for _ in range(16)))
             assert not server.worker.running and not server.worker.waiting
     asyncio.run(run())
+    kept = engine.prefixes.prefixes.values()
+    assert 0 < engine.prefixes.nbytes == sum(p.k.nbytes + p.v.nbytes for p in kept) <= engine.prefixes.most
     assert sum(statuses.values()) == FUZZ and statuses[200] > FUZZ / 10 and statuses[400] > FUZZ / 10, statuses
 
 
@@ -611,7 +659,7 @@ def test_the_program_serves_says_where_and_ends_politely(house):
 
 
 def test_settings_that_cannot_work_are_refused_in_one_line(house):
-    for bad in (dict(temperature=-1.), dict(temperature=float("nan")), dict(temperature=11.), dict(slots=0), dict(max_tokens=0), dict(seconds=0), dict(queue=-1),
+    for bad in (dict(temperature=-1.), dict(temperature=float("nan")), dict(temperature=11.), dict(slots=0), dict(keep=-1), dict(max_tokens=0), dict(seconds=0), dict(queue=-1),
                 dict(max_body=5), dict(api_key="NO_SUCH_VARIABLE")):
         with pytest.raises(CourseError): check(WebConfig(**bad))
     with listen("127.0.0.1", 0) as taken:
@@ -680,8 +728,11 @@ def test_a_conversation_in_the_browser(browser, web):
     browser.click(".edit .solid")
     browser.wait("!state.run && path().length === 2")
     assert last(browser) == "I am a small model."
-    browser.open(web.url)                                                           # reload: everything is still there
+    browser.open("about:blank")
+    browser.open(web.url)                                                           # reload: everything is still there, and still open
     browser.wait("state.info")
+    assert last(browser) == "I am a small model."
+    browser.click("#new")
     browser.click("#list .open")
     assert last(browser) == "I am a small model." and browser.js("state.talk.nodes.size") == 7
     assert browser.js("document.querySelector('#list .open').getAttribute('aria-current')") == "true"

@@ -481,6 +481,113 @@ def test_a_row_takes_a_place_as_soon_as_one_is_free(monkeypatch):
     assert max(steps) == 2 and sum(steps) == sum(lengths) - 10 and len(steps) <= sum(lengths) / 2 + 15
 
 
+# What was read before is not read again
+
+GAPPY = dict(NARROW)                                                                       # windows of 8: longer answers leave a gap
+LOOKS_BACK = dict(NARROW, smear=True, value_embeds=True)
+
+
+def remembering(model, conversations=4, **kw):
+    "An engine that remembers, and a list that notes how many tokens each reading of several takes."
+    engine, read = Engine(model, tok, keep=conversations, **kw), []
+    decoder = engine.decoder()
+    real = decoder.read
+    def noted(ids, *args):
+        if ids.shape[1] > 1: read.append(tuple(ids.shape))
+        return real(ids, *args)
+    decoder.read = noted
+    return engine, read
+
+
+@pytest.mark.parametrize("shape", [dict(n_kv_head=2), GAPPY, LOOKS_BACK], ids=["full", "windows", "record"])
+def test_a_turn_reads_only_its_own_tokens(shape):
+    "A conversation of six turns, its answers longer than the window: greedy tokens as without memory, and who reads what."
+    model = make(std=.1, **{**shape, "sequence_len": 256})
+    engine, read = remembering(model)
+    ids = (PROMPTS[0] * 4)[:20]
+    for turn in range(6):
+        got = engine.generate_batch(ids, temperature=0, max_tokens=21, stop=())[0]
+        tokens, logprobs = naive(model, ids, 21)
+        assert got.tokens == tokens and max(abs(a - b) for a, b in zip(got.logprobs, logprobs)) < 1e-3
+        assert read.pop() == ((1, 20) if turn == 0 else (1, 13)) and not read            # the last token, never read, and twelve new ones
+        ids = ids + got.tokens + [5 + turn] * 12
+    assert len(engine.prefixes.prefixes) == 1 and engine.prefixes.saved == sum(40 + 33 * t for t in range(5))
+
+
+@pytest.mark.parametrize("shape", [dict(n_kv_head=2), GAPPY, LOOKS_BACK], ids=["full", "windows", "record"])
+def test_a_prompt_may_go_on_from_anywhere(shape):
+    "Random beginnings of prompts and answers, also within an answer that a ring has half forgotten: always the logits of the whole model."
+    model = make(std=.1, **shape)
+    engine, read = remembering(model)
+    g = torch.Generator().manual_seed(0)
+    def some(n): return torch.randint(0, tok.vocab_size, (n,), generator=g).tolist()
+    seen, fresh = [some(24)], 0
+    for i in range(24):
+        old = seen[int(torch.randint(0, len(seen), (), generator=g))]
+        ids = old[:int(torch.randint(0, len(old) + 1, (), generator=g))][:44] + some(1 + i % 5)
+        g1 = engine.generate_batch(ids, temperature=0, max_tokens=2 + i % 14, stop=())[0]
+        tokens, logprobs = naive(model, ids, len(g1.tokens))
+        assert g1.tokens == tokens and max(abs(a - b) for a, b in zip(g1.logprobs, logprobs)) < 1e-3, i
+        seen.append(ids + g1.tokens)
+        fresh += len(ids)
+    assert engine.prefixes.saved > fresh / 4
+    held = engine.prefixes.prefixes.values()
+    assert engine.prefixes.nbytes == sum(p.k.nbytes + p.v.nbytes for p in held) <= engine.prefixes.most
+    if shape is not LOOKS_BACK and shape is not GAPPY: assert not any(p.gaps for p in held)
+    else: assert any(p.gaps for p in held)
+
+
+def test_what_was_not_used_for_longest_is_forgotten_first():
+    model = make(n_kv_head=2, n_layer=1)
+    engine, read = remembering(model, conversations=1)                                     # 64 tokens
+    a, b, c = ([10 + i] * 20 for i in range(3))
+    def ask(ids): engine.generate_batch(ids, temperature=0, max_tokens=1, stop=())
+    for ids in (a, b, c): ask(ids)
+    ask(a)                                                                                 # used again: b is now the oldest
+    ask([99] * 20)
+    assert [p[0] for p in engine.prefixes.prefixes] == [12, 10, 99]
+    ask([98] * 50)
+    assert [p[0] for p in engine.prefixes.prefixes] == [98] and engine.prefixes.nbytes <= engine.prefixes.most
+    big = E.Prefix(tuple(range(200)), torch.zeros(1, 2, 200, 16), torch.zeros(1, 2, 200, 16))
+    engine.prefixes.keep(big)
+    assert [p[0] for p in engine.prefixes.prefixes] == [98], "what is larger than the whole memory takes nobody's place"
+
+
+def test_remembered_keys_do_not_outlive_their_weights():
+    model = make(n_kv_head=2)
+    engine, _ = remembering(model)
+    ids = (PROMPTS[0] * 4)[:30]
+    engine.generate_batch(ids, temperature=0, max_tokens=2, stop=())
+    with torch.no_grad():
+        for p in model.parameters(): p.mul_(-1.1)
+    assert engine.generate_batch(ids, temperature=0, max_tokens=20, stop=())[0].tokens == naive(model, ids, 20)[0]
+
+
+def test_samples_of_one_prompt_remember_too():
+    "Sixteen answers share a long prompt and leave at different times; the next turn of each reads only what is new."
+    model = make(std=.15, sequence_len=160, n_kv_head=2, window_pattern="SL", short_window=1/10)
+    engine, read = remembering(model, 40)
+    prompt = (PROMPTS[0] * 30)[:91]
+    first = engine.generate_batch(prompt, 16, max_tokens=30, temperature=.9, seed=1, stop=list(range(0, tok.vocab_size, 20)))
+    assert first == Engine(model, tok).generate_batch(prompt, 16, max_tokens=30, temperature=.9, seed=1, stop=list(range(0, tok.vocab_size, 20)))
+    read.clear()
+    for g in sorted(first, key=lambda g: -len(g.tokens))[:4]:
+        assert len(g.tokens) > 3
+        ids = prompt + g.tokens + [7, 8]
+        got, (tokens, logprobs) = engine.generate_batch(ids, temperature=0, max_tokens=5, stop=())[0], naive(model, ids, 5)
+        assert got.tokens == tokens and max(abs(a - b) for a, b in zip(got.logprobs, logprobs)) < 1e-3
+        assert read.pop() == (1, 3)
+
+
+def test_a_row_that_never_wrote_and_an_engine_without_memory_keep_nothing():
+    engine = Engine(make(), tok)
+    engine.generate_batch(PROMPTS, temperature=0, max_tokens=3)
+    assert engine.prefixes is None
+    engine, _ = remembering(make())
+    engine.generate_batch(PROMPTS[0] * 3, temperature=0, max_tokens=1)
+    assert [len(p) for p in engine.prefixes.prefixes] == [3 * len(PROMPTS[0])]
+
+
 # Eight bits for a weight
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -22,7 +22,7 @@ NOT_WORDS = re.compile(r"```.*?```|\$\$.*?\$\$|<[^>]+>|\]\([^)]*\)", re.DOTALL)
 
 ROUTES = {   # what a reader does with one evening, a weekend, and all the time that it takes
     "One evening": "first_light tokenizer attention gpt train",
-    "A weekend": "first_light tokenizer attention gpt newton_schulz optim dataloader train base_train engine tasks mid_train chat_sft chat_rl chat_eval",
+    "A weekend": "first_light tokenizer attention gpt newton_schulz optim dataloader train base_train decoder engine tasks mid_train chat_sft chat_rl chat_eval",
     "All of it": "",
 }
 

@@ -1,23 +1,34 @@
 "The exercises of nbs/40_engine.ipynb, solved and tried against wrong answers: run in the notebook's namespace, after its last cell."
 
 # %%
-def _top_p(logits, p):
-    q, i = logits.softmax(-1).sort(descending=True)
-    out = logits.clone()
-    out[i[q.cumsum(-1) - q >= p]] = -torch.inf
-    return out
-def _wrong1(logits, p):
-    q, i = logits.softmax(-1).sort(descending=True); out = logits.clone(); out[i[q.cumsum(-1) > p]] = -torch.inf; return out
-def _wrong2(logits, p):
-    q = logits.softmax(-1); out = logits.clone(); out[q.cumsum(-1) - q >= p] = -torch.inf; return out
-check_top_p.verify(_top_p, wrong=[_wrong1, _wrong2, lambda l, p: l, lambda l, p: torch.where(l.softmax(-1) >= p, l, -torch.inf)])
+check_smuggled.verify(lambda: "'.count('.upper()", wrong=[
+    lambda: "'strawberry'.count('r')", lambda: "'.count(' + 'a'", lambda: "str(1)", lambda: "__import__('os').name", lambda: 3,
+    lambda: "'a'.count('a') and 1", lambda: "'a.count('"[:-1] + "')"])
 
 # %%
-def _conv(cfg, gigabytes, tokens, b=2):
-    d = cfg.n_kv_head * cfg.head_dim
-    weights = cfg.n_layer * (10 * cfg.n_embd**2 + 2 * cfg.n_embd * d) + 2 * cfg.n_embd * cfg.vocab_size
-    return (gigabytes * 10**9 - b * weights) // (2 * b * cfg.n_layer * d * tokens)
-check_conversations.verify(_conv, wrong=[
-    lambda c, g, t, b=2: g * 10**9 // (2 * b * c.n_layer * c.n_embd * t),
-    lambda c, g, t, b=2: (g * 10**9 - b * (12 * c.n_layer * c.n_embd**2 + 2 * c.n_embd * c.vocab_size)) // (2 * b * c.n_layer * c.n_embd * t),
-    lambda c, g, t, b=2: _conv(c, g, t, 2), lambda c, g, t, b=2: 2 * _conv(c, g, t, b)])
+def _honest(tok, tokens, mask):
+    tool, start = ToolUse(tok), tok.special("<|output_start|>")
+    for token, sampled in zip(tokens, mask):
+        if tool.forced:
+            if sampled or token != tool.forced.popleft(): return False
+        elif token == start: return False
+        else: tool.push(token)
+    return True
+def _by_parts(tok, tokens, mask):
+    parts = to_parts(tok, tokens)
+    return all(use_calculator(a["text"]) == b["text"] for a, b in zip(parts, parts[1:]) if b["type"] == "python_output")
+def _by_mask(tok, tokens, mask):
+    inside, marks = False, (tok.special("<|output_start|>"), tok.special("<|output_end|>"))
+    for t, m in zip(tokens, mask):
+        inside = inside or t == marks[0]
+        if inside and m: return False
+        inside = inside and t != marks[1]
+    return True
+def _first_only(tok, tokens, mask):
+    end = tok.special("<|output_end|>")
+    n = tokens.index(end) + 1 if end in tokens else len(tokens)
+    return _honest(tok, tokens[:n], mask[:n])
+def _somewhere(tok, tokens, mask):
+    results = [use_calculator(p["text"]) for p in to_parts(tok, tokens) if p["type"] == "python"]
+    return _by_mask(tok, tokens, mask) and all(p["text"] in results for p in to_parts(tok, tokens) if p["type"] == "python_output")
+check_honest.verify(_honest, wrong=[_by_parts, _by_mask, _first_only, _somewhere, lambda *a: True, lambda *a: False])

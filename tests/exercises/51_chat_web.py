@@ -1,19 +1,27 @@
 "The exercises of nbs/51_chat_web.ipynb, solved and tried against wrong answers: run in the notebook's namespace, after its last cell."
 
 # %%
-def _can_show(text, stops):
-    places = [text.find(s) for s in stops if s in text]
-    if places: return min(places)
-    held = [n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])]
-    return len(text) - max(held, default=0)
-def _shortest(text, stops):
-    places = [text.find(s) for s in stops if s in text]
-    if places: return min(places)
-    held = [n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])]
-    return len(text) - min(held, default=0)
-def _first_in_list(text, stops): return next((text.find(s) for s in stops if s in text), _can_show(text, stops))
-check_can_show.verify(_can_show, wrong=[lambda t, s: min([t.find(x) for x in s if x in t], default=len(t)), _shortest, _first_in_list,
-                                        lambda t, s: len(t) - max(map(len, s), default=0), lambda t, s: len(t)])
+def _joining(lengths, free, budget):
+    joined = total = 0
+    for n in lengths[:free]:
+        total += n
+        if joined and total > budget: break
+        joined += 1
+    return joined
+def _starves(lengths, free, budget):
+    joined = total = 0
+    for n in lengths[:free]:
+        total += n
+        if total > budget: break
+        joined += 1
+    return joined
+def _overtakes(lengths, free, budget):
+    joined = total = 0
+    for n in lengths:
+        if joined < free and (not joined or total + n <= budget): joined, total = joined + 1, total + n
+    return joined
+check_joining.verify(_joining, wrong=[_starves, _overtakes, lambda n, f, b: min(len(n), f), lambda n, f, b: max(1, _joining(n, f, b)),
+                                      lambda n, f, b: _joining(n, f, b - 1), lambda n, f, b: _joining(n, 10**9, b)])
 
 # %%
 def _fork(trace, forced=False, difference=lambda o, t: o["logprob"] - t["logprob"], keep=lambda trace, i: trace[:i]):
