@@ -846,7 +846,7 @@ def talk_lettercount(self:TalkTask,
         turns.append(("lettercount", question, counted(word, letter), {}))
     return turns
 
-# %% ../nbs/41_tasks.ipynb #2d53a220
+# %% ../nbs/41_tasks.ipynb #60f305b9
 @patch
 def talk_spelling(self:TalkTask,
     rng, facts, # as in `episode`
@@ -875,8 +875,9 @@ def more_functions(self:TalkTask,
     turns = []
     while rng.random() < 0.4:
         graded = rng.choices(("docstring", "unknownfunctions"), (3, 2))[0]
-        task = self.skills[graded]
-        name, sentence = rng.choice(task.functions if graded == "docstring" else task.keys)
+        known = self.skills["docstring"].functions
+        if rng.random() < 0.5: known = [f for f in known if "." not in f[0]]         # built in
+        name, sentence = rng.choice(known if graded == "docstring" else self.skills[graded].keys)
         turns.append((graded, rng.choice(ANOTHER).format(name), sentence, {}))
     return turns
 

@@ -300,7 +300,7 @@ def test_talks_go_on_with_results_and_turn_words_around(talks):
         for q, message in zip(user(c), c["messages"][1::2]):
             answer = visible_text(message["content"])
             calculated = re.match(r"(\d+)[-+*]\d+=(-?\d+)", answer)
-            if re.match("(and |now |what is that )?(plus|add|minus|less|times|multiplied) ", q.lower()):
+            if re.fullmatch(r"(and |now |what is that )?(plus|add|minus|less|times|multiplied by) \d+[?.]", q.lower()):
                 assert calculated[1] == total, (q, answer)              # copied out of the turn before
                 totals[total] += 1
             if calculated: total = calculated[2]
@@ -308,7 +308,7 @@ def test_talks_go_on_with_results_and_turn_words_around(talks):
                 assert answer.split() == letters[::-1]
                 turned.append(len(letters))
             letters = answer.split()
-    assert totals.total() >= 200 and sum(n for t, n in totals.items() if 10 <= int(t) <= 20) >= 30 and len(totals) > 70
+    assert totals.total() >= 150 and sum(n for t, n in totals.items() if 10 <= int(t) <= 20) >= 20 and len(totals) > 65
     assert len(turned) >= 100 and max(turned) <= 5
 
 
