@@ -8,7 +8,7 @@ __all__ = ['PROMPTS', 'STAGE_BEFORE', 'STAGE_COMMAND', 'chat_samples', 'held_out
            'stage_plan', 'chat_plan', 'same_start', 'loader_report', 'stage_start', 'stage_meta',
            'train_on_conversations', 'mid_train', 'main']
 
-# %% ../nbs/43_mid_train.ipynb #7ca4769f
+# %% ../nbs/43_mid_train.ipynb #11b8b5d0
 import math, time
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -22,7 +22,7 @@ from .scaling import MIN_STEPS, REF_BATCH, SMALL_RUN, Plan, Schedule, memory_per
 from .precision import compile_model
 from .base_train import optional_parts
 from .checkpoint import checkpoint_dir, differences, latest_step, load_checkpoint, load_model
-from .checkpoint import load_optimizer_tensors, step_path
+from .checkpoint import MODEL, load_optimizer_tensors, step_path, verify
 from .train import LoopConfig, open_log, train
 from .tasks import ConversationLoader, DocumentTask, FileTask, PUBLISHED, TaskMixture, chat, make_task
 from .tasks import mean_over_step, read_mixture
@@ -128,7 +128,7 @@ class MidTrainConfig:
     save_every:int=50            # steps between checkpoints; 0: at the end only
     seed:int=42                  # order of the mixture
 
-# %% ../nbs/43_mid_train.ipynb #d4d845b0
+# %% ../nbs/43_mid_train.ipynb #a8d08340
 def chat_tasks(
     config,             # its mixture, and conversations of the user's
     split:str="train",  # "train" or "test"
@@ -140,7 +140,9 @@ def chat_tasks(
         tasks.append((FileTask(config.conversations, split), config.conversations_epochs))
     return [(task, epochs) for task, epochs in tasks if len(task) and epochs]
 
-def training_mixture(config)->TaskMixture: # as above, and how many documents
+def training_mixture(
+    config,       # the stage's flags: its mixture, conversations, and how many documents
+)->TaskMixture:
     "The conversations of a stage, with documents of the corpus among them."
     tasks = chat_tasks(config)
     if config.documents:
@@ -250,7 +252,7 @@ def chat_plan(
     return replace(p, num_iterations=steps, world_size=rt.world_size, device_batch_size=loader.batch_size, why=why,
                    **rates)
 
-# %% ../nbs/43_mid_train.ipynb #629788e6
+# %% ../nbs/43_mid_train.ipynb #e77fb2f0
 def same_start(
     directory,  # checkpoints of this stage
     meta:dict,  # what would be kept in them now
@@ -287,8 +289,9 @@ def stage_start(
     tag = find_tag(before, config.model_tag)
     source = checkpoint_dir(before, tag)
     step = config.model_step if config.model_step >= 0 else None
-    origin = load_checkpoint(source, step, optimizer=config.load_optimizer)
-    model, tokenizer, _ = load_model(source, rt, origin.step)
+    model, tokenizer, saved = load_model(source, rt, step)             # compares the checksum of the weights
+    origin = load_checkpoint(source, saved["step"], check=False)
+    if config.load_optimizer: verify(origin.path, (MODEL,))            # and this those of the rest
     context = model.config.sequence_len
     T = config.max_seq_len if config.max_seq_len > 0 else context if rt.device.type != "cpu" else min(context, 512)
     if T > context:

@@ -120,10 +120,13 @@ def local_files(
     if not found: raise CourseError(f"{path} holds no {wanted}")
     return found
 
-# %% ../nbs/42_real_tasks.ipynb #716aff82
+# %% ../nbs/42_real_tasks.ipynb #40dbe1d3
 class ParquetRows:
     "Rows of parquet files, made into dictionaries when they are asked for."
-    def __init__(self, paths, columns):
+    def __init__(self,
+        paths:list,    # parquet files
+        columns:tuple, # that each of them must have
+    ):
         for p in paths: check_columns(p, columns)
         self.table = pa.concat_tables([pq.read_table(p) for p in paths])
 
@@ -163,7 +166,7 @@ def read_rows(
         reason = str(e).splitlines()[0]
         raise CourseError(f"{paths[0]} cannot be read ({reason}): remove it and get it again") from None
 
-# %% ../nbs/42_real_tasks.ipynb #8f6820cb
+# %% ../nbs/42_real_tasks.ipynb #8ddfa623
 class PublishedTask(Task):
     "A published data set: its rows, downloaded or from a folder of yours, as conversations."
     name = ""                      # key of HUB_TASKS
@@ -190,8 +193,10 @@ class PublishedTask(Task):
             row = f"{self.name}, {self.split} row {key}"
             raise CourseError(f"{row} makes no conversation ({e}): mend or remove it") from None
 
-    def conversation(self, row:dict)->dict:
-        "What a row says, as a conversation whose last message is the right answer."
+    def conversation(self,
+        row:dict, # column -> value, as published
+    )->dict:      # its last message is the right answer
+        "What a row says, as a conversation."
         raise NotImplementedError
 
 class SmolTalkTask(PublishedTask):
@@ -203,9 +208,9 @@ class SmolTalkTask(PublishedTask):
     def grade(self, conversation, completion):
         raise CourseError("smoltalk has no right answers: it can be taught, not asked")
 
-# %% ../nbs/42_real_tasks.ipynb #89a17f4a
+# %% ../nbs/42_real_tasks.ipynb #cbf52c3f
 def multiple_choice(
-    question:str,
+    question:str,  # without its choices
     choices:list,  # texts
     letters:list,  # one for each
 )->str:
@@ -217,7 +222,9 @@ class ChoiceTask(PublishedTask):
     "Questions with choices, answered by a letter."
     baseline = 0.25                                        # a few of ARC's have three or five choices
 
-    def read(self, row:dict)->tuple: # question, choices, letters, the right letter
+    def read(self,
+        row:dict, # column -> value, as published
+    )->tuple:     # question, choices, letters, the right letter
         "The parts of a row."
         raise NotImplementedError
 
@@ -269,7 +276,7 @@ class HumanEvalTask(PublishedTask):
     def grade(self, conversation, completion):
         return humaneval_passed(conversation["problem"], visible_text(completion))
 
-# %% ../nbs/42_real_tasks.ipynb #f470bf33
+# %% ../nbs/42_real_tasks.ipynb #b9c22655
 WORD_LIST = "https://raw.githubusercontent.com/dwyl/english-words/master/words_alpha.txt"
 
 def check_words(
@@ -298,7 +305,11 @@ class SimpleSpellingTask(Task):
     "Spell a word, letters between commas. The words of the test part are never spelled in the train part."
     sizes = dict(train=200_000, test=1_000)
 
-    def __init__(self, split="train", size=None, path=None): # path: a list of words, see `word_list`
+    def __init__(self,
+        split="train", # "train" or "test"
+        size=None,     # number of items; by default nanochat's
+        path=None,     # a file of words, or a folder with one; by default it is downloaded
+    ):
         self.path = path
         super().__init__(split, size or self.sizes.get(split))
 
@@ -307,9 +318,9 @@ class SimpleSpellingTask(Task):
         random.Random(type(self).__name__).shuffle(words)
         return words
 
-    def make(self, word, rng): return chat(f"Spell the word: {word}", f"{word}:{','.join(word)}")
+    def make(self, key, rng): return chat(f"Spell the word: {key}", f"{key}:{','.join(key)}")
 
-# %% ../nbs/42_real_tasks.ipynb #a0f212a2
+# %% ../nbs/42_real_tasks.ipynb #6dc3d234
 BEE_WAYS = (
     "How many {letter} are in {word}",
     "How many {letter} are in the word {word}",
@@ -325,7 +336,7 @@ BEE_WAYS = (
     "How many {letter} does {word} contain")
 
 def counted_aloud(
-    word:str,
+    word:str,   # lower case
     letter:str, # to be counted
 )->list:        # parts: text, a tool call, its output, text
     "Spell, count, and let the calculator count."
@@ -343,13 +354,13 @@ class SpellingBeeTask(SimpleSpellingTask):
     "How often does a letter occur in a word? Graded by the number after ####."
     sizes = dict(train=80_000, test=256)
 
-    def make(self, word, rng):
-        letter = rng.choice(word) if rng.random() < 0.9 else rng.choice("abcdefghijklmnopqrstuvwxyz")
+    def make(self, key, rng):
+        letter = rng.choice(key) if rng.random() < 0.9 else rng.choice("abcdefghijklmnopqrstuvwxyz")
         way = rng.choice(BEE_WAYS)
         if rng.random() < 0.3: way = way[0].lower() + way[1:]
         quoted = lambda text: rng.choice(("{}", "'{}'", '"{}"')).format(text)
-        question = way.format(letter=quoted(letter), word=quoted(word)) + rng.choice(("?", ""))
-        return chat(question, counted_aloud(word, letter))
+        question = way.format(letter=quoted(letter), word=quoted(key)) + rng.choice(("?", ""))
+        return chat(question, counted_aloud(key, letter))
 
     def grade(self, conversation, completion): return same_gsm_answer(self.answer(conversation), completion)
 

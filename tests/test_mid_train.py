@@ -1,12 +1,14 @@
 "Midtraining as a stage: it learns, it goes on exactly where it was killed, and it says what is missing."
 import json, os, random, shutil, signal, sys, time
 from dataclasses import replace
+from pathlib import Path
 import forked, pytest, torch
+from nanochat_course import checkpoint
 from nanochat_course.chat_cli import find_model
 from nanochat_course.checkpoint import all_steps, checkpoint_dir, latest_step, load_checkpoint, save_checkpoint
 from nanochat_course.common import CourseError, Runtime, base_dir, load_result, read_log
 from nanochat_course.gpt import GPT, GPTConfig
-from nanochat_course.mid_train import (MidTrainConfig, chat_plan, chat_tasks, find_tag, held_out_loss, mid_train, pretraining, training_mixture)
+from nanochat_course.mid_train import (MidTrainConfig, chat_plan, chat_tasks, find_tag, held_out_loss, mid_train, pretraining, stage_start, training_mixture)
 from nanochat_course.optim import MuonAdamW, param_groups
 from nanochat_course.tasks import ConversationLoader, IdentityTask
 from nanochat_course.tokenizer import train_bpe
@@ -117,6 +119,24 @@ def test_warm_start_changes_the_run(base):
     warm = weights("mid")
     mid_train(replace(SMALL, load_optimizer=False))
     assert not same(warm, weights("mid"))
+
+
+def test_every_file_of_the_checkpoint_is_hashed_once(base, monkeypatch):
+    "The weights of a large model are many gigabytes. Damage is still found, in the optimizer's state too if it is wanted."
+    hashed, sha256 = [], checkpoint.sha256
+    monkeypatch.setattr(checkpoint, "sha256", lambda path: hashed.append(Path(path).name) or sha256(path))
+    stage_start(SMALL, "base", CPU)
+    assert hashed.count("model.safetensors") == 1 and hashed.count("optimizer.safetensors") == 1, hashed
+    hashed.clear()
+    stage_start(replace(SMALL, load_optimizer=False), "base", CPU)
+    assert hashed.count("model.safetensors") == 1 and "optimizer.safetensors" not in hashed, hashed
+    for name in ("optimizer.safetensors", "model.safetensors"):
+        path = next(checkpoint_dir("base", "tiny").glob(f"*/{name}"))
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(CourseError, match=f"{name} is damaged"): stage_start(SMALL, "base", CPU)
+        if name.startswith("optimizer"): stage_start(replace(SMALL, load_optimizer=False), "base", CPU)
+        path.write_bytes(whole)
 
 
 def test_missing_stages_and_models(tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
 "Conversations, tasks and their loader: nothing leaks, nobody forges a role, no row without a target."
-import functools, inspect, itertools, json, os, random, re, socket, subprocess, sys, textwrap, zlib
+import functools, importlib, inspect, itertools, json, os, random, re, socket, subprocess, sys, textwrap, zlib
 from collections import Counter
 import forked, pytest, torch
 from nanochat_course.common import CourseError, Runtime
@@ -290,6 +290,53 @@ def test_what_people_say_first_is_taught_often_and_the_probes_never(talks):
             kinds["built in"] += a in built_in
             kinds["not known"] += a == "I do not know that function."
     assert min(kinds[k] for k in ("spelled", "built in", "not known", "gone on with")) >= 20, kinds
+
+
+def test_talks_go_on_with_results_and_turn_words_around(talks):
+    "Often enough to be learned: results that are copied, small ones as people have them among them, and short words backwards, letter for letter."
+    totals, turned = Counter(), []
+    for c in talks["train"]:
+        total = letters = None
+        for q, message in zip(user(c), c["messages"][1::2]):
+            answer = visible_text(message["content"])
+            calculated = re.match(r"(\d+)[-+*]\d+=(-?\d+)", answer)
+            if re.fullmatch(r"(and |now |what is that )?(plus|add|minus|less|times|multiplied by) \d+[?.]", q.lower()):
+                assert calculated[1] == total, (q, answer)              # copied out of the turn before
+                totals[total] += 1
+            if calculated: total = calculated[2]
+            if "backwards" in q.lower():
+                assert answer.split() == letters[::-1]
+                turned.append(len(letters))
+            letters = answer.split()
+    assert totals.total() >= 150 and sum(n for t, n in totals.items() if 10 <= int(t) <= 20) >= 20 and len(totals) > 65
+    assert len(turned) >= 100 and max(turned) <= 5
+
+
+def test_the_functions_that_people_ask_for_are_taught():
+    "The first of each module are those that a person tries; every place gives some, and none is both taught and refused."
+    taught = {name for name, _ in taught_functions()}
+    assert {"math.floor", "math.sqrt", "math.ceil", "os.path.basename", "random.randint", "statistics.mean", "len", "sorted"} <= taught
+    assert set(tasks.FAMILIAR) <= taught and len(taught) == 160
+    assert all(any(name.startswith(f"{place}.") for name in taught) for place in tasks.TAUGHT[1:])
+    assert not taught & set(tasks.other_functions())
+
+
+@pytest.mark.parametrize("module", ("tasks", "real_tasks", "mid_train", "chat_sft"))
+def test_help_explains_every_parameter(module):
+    "Of public functions, of classes and of their public methods."
+    module, silent = importlib.import_module(f"nanochat_course.{module}"), []
+    def ask(label, thing, doc):
+        lines = doc.partition("Parameters:")[2].splitlines()
+        explained = {name.strip(" *") for line in lines if ":" in line for name in line.partition(":")[0].split(",")}
+        silent.extend(f"{label}({name})" for name in inspect.signature(thing).parameters if name not in ("self", "cls", *explained))
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if getattr(inspect.unwrap(thing) if callable(thing) else thing, "__module__", "") != module.__name__: continue
+        ask(name, thing, inspect.getdoc(thing) or "")
+        for method, code in vars(thing).items() if inspect.isclass(thing) else ():
+            if inspect.isfunction(code) and (method == "__call__" or not method.startswith("_")):
+                ask(f"{name}.{method}", code, inspect.getdoc(getattr(thing, method)) or "")
+    assert not silent
 
 
 def test_talks_are_graded_by_the_task_of_their_last_turn():
