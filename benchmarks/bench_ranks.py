@@ -4,7 +4,7 @@ The launcher with eight gloo ranks on this machine's processor: preset tiny, siz
 every process a thread looks twenty times a second at what the main thread is doing, and notes one letter for it. Goes on where it
 was stopped. Writes benchmarks/results/ranks.json: for each stage its seconds, and for each rank a line of letters.
 """
-import argparse, os, subprocess, sys, tempfile, time
+import argparse, json, os, subprocess, sys, tempfile, time
 from collections import Counter
 from pathlib import Path
 
@@ -68,6 +68,10 @@ def launch(folder):
     (folder / "watcher").mkdir(parents=True, exist_ok=True)
     (folder / "logs").mkdir(exist_ok=True)
     (folder / "watcher" / "sitecustomize.py").write_text(WATCHER)
+    ledger = folder / "files" / "report" / "speedrun.json"
+    done = {stage for stage, entry in json.loads(ledger.read_text()).items() if "seconds" in entry} if ledger.exists() else set()
+    for log in (folder / "logs").glob("*.log"):                                   # of an attempt that was stopped
+        if log.name.partition(".")[0] not in done: log.unlink()
     settings = [w for stage, flags in SIZES.items() for k, v in flags.items() for w in ("--set", f"{stage}.{k}={v}")]
     path = os.pathsep.join([str(folder / "watcher"), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     env = dict(os.environ, NANOCHAT_COURSE_DIR=str(folder / "files"), OMP_NUM_THREADS="1", PYTHONPATH=path, RANKS_LOGS=str(folder / "logs"))

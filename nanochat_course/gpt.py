@@ -115,10 +115,16 @@ def value_layers(self:GPTConfig)->tuple: # indices of layers
 # %% ../nbs/12_gpt.ipynb #02962e52
 class Linear(nn.Linear):
     "A product in the input's dtype, by default without bias: the weight is cast at each call, its gradient cast back."
-    def __init__(self, in_features:int, out_features:int, bias:bool=False):
+    def __init__(self,
+        in_features:int,   # length of a vector that comes in, n
+        out_features:int,  # length of one that goes out, m
+        bias:bool=False,   # add a trained vector to each?
+    ):
         super().__init__(in_features, out_features, bias=bias)
 
-    def forward(self, x):
+    def forward(self,
+        x:torch.Tensor,    # (…, n) of any dtype
+    )->torch.Tensor:       # (…, m) of the same dtype
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
@@ -158,41 +164,60 @@ class Attention(nn.Module):
         else: y = kv_cache.attend(self.layer, q, k, v, self.window)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
-    def with_values(self, x, v, more): # (B, T, G, D): own values, and those that come from elsewhere
+    def with_values(self,
+        x:torch.Tensor,        # (B, T, C), normalised: the gate looks at it
+        v:torch.Tensor,        # (B, T, G, D) own values
+        more:torch.Tensor,     # (B, T, G, D) those that come from elsewhere
+    )->torch.Tensor:           # (B, T, G, D)
         if hasattr(self, "ve_gate"): return v + self.value_gate(x) * more
         return (1 - self.value_lambda[0]) * v + self.value_lambda[0] * more
 
-    def value_gate(self, x): # (B, T, G, 1): how much of its value embedding each head adds, 0 to 3
+    def value_gate(self,
+        x:torch.Tensor,        # (B, T, C), normalised
+    )->torch.Tensor:           # (B, T, G, 1): how much of its value embedding each head adds, 0 to 3
         return 3 * torch.sigmoid(self.ve_gate(x[..., :VALUE_GATE])).unsqueeze(-1)
 
 # %% ../nbs/12_gpt.ipynb #c130ae0b
 class SquaredReLU(torch.autograd.Function):
     "max(x, 0)², keeping one array for the backward pass (So et al. 2021, arXiv 2109.08668)."
     @staticmethod
-    def forward(ctx, x):
+    def forward(
+        ctx,               # autograd's, for the backward pass
+        x:torch.Tensor,    # of any shape
+    )->torch.Tensor:       # of the same
         r = F.relu(x)
         ctx.save_for_backward(r)
         return r * r
 
     @staticmethod
-    def backward(ctx, grad): # 2·grad·r, in one pass
+    def backward(
+        ctx,               # autograd's
+        grad:torch.Tensor, # of the squares
+    )->torch.Tensor:       # 2·grad·r, in one pass
         return torch.addcmul(grad.new_zeros(()), grad, ctx.saved_tensors[0], value=2)
 
 class MLP(nn.Module):
     "Four times wider, squared ReLU (or GELU), back."
-    def __init__(self, config:GPTConfig):
+    def __init__(self,
+        config:GPTConfig,  # width and activation
+    ):
         super().__init__()
         self.squared = config.activation == "relu2"
         self.c_fc = Linear(config.n_embd, 4 * config.n_embd, config.bias)
         self.c_proj = Linear(4 * config.n_embd, config.n_embd, config.bias)
 
-    def forward(self, x):
+    def forward(self,
+        x:torch.Tensor,    # (B, T, C), normalised
+    )->torch.Tensor:       # (B, T, C) to be added to the residual stream
         h = self.c_fc(x)
         return self.c_proj(SquaredReLU.apply(h) if self.squared else F.gelu(h, approximate="tanh"))
 
 class LayerNorm(nn.LayerNorm):
     "GPT-2's norm: mean 0, variance 1, then gain and bias; statistics in float32 (Ba et al. 2016, arXiv 1607.06450)."
-    def forward(self, x): return super().forward(x.float()).to(x.dtype)
+    def forward(self,
+        x:torch.Tensor,    # (…, C)
+    )->torch.Tensor:       # (…, C) of the same dtype
+        return super().forward(x.float()).to(x.dtype)
 
 def make_norm(
     config:GPTConfig, # says which
@@ -202,12 +227,20 @@ def make_norm(
 
 class Block(nn.Module):
     "Attention, then MLP, each added to the residual stream."
-    def __init__(self, config:GPTConfig, layer:int):
+    def __init__(self,
+        config:GPTConfig,      # the model's
+        layer:int,             # index of this block, from 0
+    ):
         super().__init__()
         self.attn, self.mlp = Attention(config, layer), MLP(config)
         self.attn_norm, self.mlp_norm = make_norm(config), make_norm(config)
 
-    def forward(self, x, cos_sin, kv_cache=None, ve=None):
+    def forward(self,
+        x:torch.Tensor,        # (B, T, C) the residual stream
+        cos_sin:tuple,         # rotary tables at the tokens' positions
+        kv_cache:KVCache=None, # keys and values of earlier tokens
+        ve:torch.Tensor=None,  # (B, T, G·D) value embeddings, as in `Attention`
+    )->torch.Tensor:           # (B, T, C)
         x = x + self.attn(self.attn_norm(x), cos_sin, kv_cache, ve)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -255,7 +288,16 @@ def _head_grads(x, weight, targets, softcap, chunk, token_grad):
 class HeadLoss(torch.autograd.Function):
     "Cross-entropy of each token, or their weighted sum; the logits of `chunk` tokens live at a time."
     @staticmethod
-    def forward(ctx, x, weight, targets, token_grad, softcap, chunk, train):
+    def forward(
+        ctx,                     # autograd's, for the backward pass
+        x:torch.Tensor,          # (n, C) last states, n tokens
+        weight:torch.Tensor,     # (V, C) the head
+        targets:torch.Tensor,    # (n,) token ids, -1 where nothing is to be predicted
+        token_grad:torch.Tensor, # (n,) weight of each token's loss in the sum; None: no sum
+        softcap:float,           # logits stay between minus and plus this
+        chunk:int,               # tokens whose logits live at the same time
+        train:bool,              # will a backward pass follow?
+    )->torch.Tensor:             # () the sum, or (n,) losses in nats
         ctx.args = softcap, chunk
         ctx.early = train and token_grad is not None      # make the gradient while the logits are here
         if ctx.early:
@@ -269,7 +311,10 @@ class HeadLoss(torch.autograd.Function):
         return losses if token_grad is None else (losses * token_grad).sum()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(
+        ctx,                     # autograd's
+        grad:torch.Tensor,       # () of the sum, or (n,) of the losses
+    )->tuple:                    # of x and weight; the rest has none
         if ctx.early: dx, dw = (g * grad.to(g.dtype) for g in ctx.saved_tensors)
         else: _, dx, dw = _head_grads(*ctx.saved_tensors, *ctx.args, grad)
         return dx, dw, None, None, None, None, None
@@ -376,7 +421,10 @@ def forward(self:GPT,
     return c.softcap * torch.tanh(logits / c.softcap)
 
 @patch
-def rotary_at(self:GPT, T, kv_cache=None): # cos, sin: (T, D), or (B, T, D) for rows of different length
+def rotary_at(self:GPT,
+    T:int,                 # tokens
+    kv_cache:KVCache=None, # earlier tokens: the next ones stand behind them
+)->tuple:                  # cos, sin: (T, D), or (B, T, D) for rows of different length
     "The rotary tables at the positions of the next T tokens."
     positions = slice(0, T) if kv_cache is None else kv_cache.start(T)
     last = T if kv_cache is None else kv_cache.end
