@@ -2,14 +2,15 @@
 
 The launcher with eight gloo ranks on this machine's processor: preset tiny, sizes changed so that eight can share the work. In
 every process a thread looks twenty times a second at what the main thread is doing, and notes one letter for it. Goes on where it
-was stopped. Writes benchmarks/results/ranks.json: for each stage its seconds, and for each rank a line of letters.
+was stopped. Writes benchmarks/results/ranks.json: for each stage its seconds, and for each rank a line of letters; the time in
+which all ranks import torch is counted and left out.
 """
 import argparse, json, os, subprocess, sys, tempfile, time
 from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-RANKS, BINS = 8, 120
+RANKS, BINS = 8, 300
 CPU = dict(device="cpu", dtype="float32")
 CHAT = dict(CPU, total_batch_size=2048, eval_items=8)
 SIZES = dict(
@@ -24,10 +25,10 @@ S.run_main(S.speedrun, S.SpeedrunConfig, sys.argv[1:])"""
 
 # what a letter means; of the calls under way, innermost first, the first that is known decides
 LETTERS = dict(i="starting", w="waiting for another rank", m="model, forward and backward", o="optimizer", g="generating answers",
-               e="judging", d="reading and tokenising text", s="saving", x="anything else")
+               e="judging", d="reading and tokenising text", s="saving and loading", x="anything else")
 WATCHER = '''import os, sys
 if "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1].startswith("nanochat_course."):
-    import threading, time
+    import atexit, threading, time
     STAGE, RANK = sys.orig_argv[sys.orig_argv.index("-m") + 1].partition(".")[2], os.environ.get("RANK", "0")
     WAITS = "all_reduce", "barrier", "all_gather_object", "wait", "print_all", "name_the_dead"
     FILES = {"optim": "o", "newton_schulz": "o", "zero2": "o", "checkpoint": "s", "dataloader": "d", "corpus": "d", "tokenizer": "d",
@@ -52,14 +53,16 @@ if "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1].starts
         return "x"
 
     def watch(main, log):
-        while True:
+        while not over.wait(0.05):
             frame = sys._current_frames().get(main)
             if frame is None: return
             log.write(f"{time.time():.3f} {letter(frame)}\\n")
-            time.sleep(0.05)
 
     log = open(os.path.join(os.environ["RANKS_LOGS"], f"{STAGE}.{RANK}.log"), "a", buffering=1)
-    threading.Thread(target=watch, args=(threading.get_ident(), log), daemon=True).start()
+    over = threading.Event()
+    watcher = threading.Thread(target=watch, args=(threading.get_ident(), log), daemon=True)
+    watcher.start()
+    atexit.register(lambda: (over.set(), watcher.join()))                       # a thread that Python finds at its end is torn out
 '''
 
 
@@ -85,20 +88,34 @@ def lines(path):
 
 
 def stage_rows(logs, stage):
-    "Seconds from the first process's start to the last one's end; a line of letters for each rank, a blank where it is not there."
+    "Seconds of starting, seconds from the end of the first rank's imports to the last one's end; a line of letters for each rank."
     seen = {int(p.stem.rpartition(".")[2]): lines(p) for p in logs.glob(f"{stage}.*.log")}
-    begin, end = min(rows[0][0] for rows in seen.values()), max(rows[-1][0] for rows in seen.values())
-    width, out = (end - begin) / BINS or 1., []
-    for rank in sorted(seen):
-        bins = [Counter() for _ in range(BINS)]
-        for t, what in seen[rank]: bins[min(BINS - 1, int((t - begin) / width))][what] += 1
-        first, last = (min(BINS - 1, int((seen[rank][i][0] - begin) / width)) for i in (0, -1))
-        row, before = "", " "
-        for i, counted in enumerate(bins):                                       # no look within this bin: as before
-            before = counted.most_common(1)[0][0] if counted else before
-            row += before if first <= i <= last else " "
-        out.append(row)
-    return dict(stage=stage, seconds=round(end - begin, 1), ranks=out)
+    start, end = min(rows[0][0] for rows in seen.values()), max(rows[-1][0] for rows in seen.values())
+    begin = min(started(rows) for rows in seen.values())
+    width = (end - begin) / BINS
+    return dict(stage=stage, starting=round(begin - start, 1), seconds=round(end - begin, 1),
+                ranks=[letters_of(seen[rank], begin, width) for rank in sorted(seen)])
+
+
+def started(rows):
+    "When a rank ended the last half second, or more, of importing."
+    begin, run = rows[0][0], 0
+    for t, what in rows[:-20]:
+        run = run + 1 if what == "i" else 0
+        if run >= 10: begin = t
+    return begin
+
+
+def letters_of(rows, begin, width):
+    "One rank's line: the most frequent letter of each stretch of time; where nobody looked, as before; a blank after its end."
+    bins, line, before = [Counter() for _ in range(BINS)], "", "i"
+    for t, what in rows:
+        if t >= begin: bins[min(BINS - 1, int((t - begin) / width))][what] += 1
+    last = max(i for i, counted in enumerate(bins) if counted)
+    for i, counted in enumerate(bins):
+        before = counted.most_common(1)[0][0] if counted else before
+        line += before if i <= last else " "
+    return line
 
 
 def main():
@@ -114,7 +131,7 @@ def main():
         stages = [stage_rows(folder / "logs", stage) for stage in ORDER if list((folder / "logs").glob(f"{stage}.*.log"))]
     result = dict(date=time.strftime("%Y-%m-%d"), command="python benchmarks/bench_ranks.py", machine=machine(), letters=LETTERS, stages=stages)
     write_json(HERE / "results" / "ranks.json", result)
-    for s in stages: print(f"{s['stage']}, {s['seconds']} s", *s["ranks"], sep="\n")
+    for s in stages: print(f"{s['stage']}, {s['starting']} + {s['seconds']} s", *s["ranks"], sep="\n")
 
 
 if __name__ == "__main__": main()
