@@ -539,7 +539,7 @@ def test_a_watched_rank_is_a_line_of_letters(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent / "benchmarks")
     import bench_ranks
     monkeypatch.setattr(bench_ranks, "BINS", 4)
-    looks = {0: "i" * 20 + "m" * 10 + "w" * 5 + "o" * 5 + "s" * 20, 1: "i" * 20 + "m" * 20}
+    looks = {0: "i" * 20 + "m" * 10 + "w" * 5 + "o" * 5 + "s" * 20, 1: "i" * 20 + "m" * 18}
     for rank, letters in looks.items():
         (tmp_path / f"base_train.{rank}.log").write_text("".join(f"{100 + 0.05 * i:.3f} {c}\n" for i, c in enumerate(letters)))
     (tmp_path / "base_train.1.log").open("a").write("103.0")                      # cut off by a kill
