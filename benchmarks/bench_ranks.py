@@ -24,7 +24,7 @@ S.count_gpus = lambda *args: {RANKS}                     # ranks on a CPU; nothi
 S.run_main(S.speedrun, S.SpeedrunConfig, sys.argv[1:])"""
 
 # what a letter means; of the calls under way, innermost first, the first that is known decides
-LETTERS = dict(i="starting", w="waiting for another rank", m="model, forward and backward", o="optimizer", g="generating answers",
+LETTERS = dict(i="importing modules", w="waiting for another rank", m="model, forward and backward", o="optimizer", g="generating answers",
                e="judging", d="reading and tokenising text", s="saving and loading", x="anything else")
 WATCHER = '''import os, sys
 if "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1].startswith("nanochat_course."):
