@@ -31,12 +31,20 @@ def _turn(x, cos, sin): return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -
 class Rotary(torch.autograd.Function):
     "Rotation forward, the opposite rotation backward."
     @staticmethod
-    def forward(ctx, x, cos, sin):
+    def forward(
+        ctx,               # autograd's, for the backward pass
+        x:torch.Tensor,    # (B, T, H, D) queries or keys
+        cos:torch.Tensor,  # (T, 1, D) or (B, T, 1, D)
+        sin:torch.Tensor,  # likewise, signed as `rotary_tables` makes it
+    )->torch.Tensor:       # (B, T, H, D)
         ctx.save_for_backward(cos, sin)
         return _turn(x, cos, sin)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(
+        ctx,               # autograd's
+        grad:torch.Tensor, # (B, T, H, D) of the turned channels
+    )->tuple:              # of x; the tables have none
         cos, sin = ctx.saved_tensors
         return _turn(grad, cos, -sin), None, None
 
@@ -53,7 +61,11 @@ def rotary(
 class RMSNorm(torch.autograd.Function):
     "Norm without parameters; statistics in float32."
     @staticmethod
-    def forward(ctx, x, eps):
+    def forward(
+        ctx,               # autograd's, for the backward pass
+        x:torch.Tensor,    # (…, n)
+        eps:float,         # added to the mean square
+    )->torch.Tensor:       # (…, n)
         wide = torch.promote_types(x.dtype, torch.float32)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
         r = (length.square() / x.shape[-1] + eps).rsqrt()                    # (…, 1)
@@ -61,7 +73,10 @@ class RMSNorm(torch.autograd.Function):
         return (x * r).to(x.dtype)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(
+        ctx,               # autograd's
+        grad:torch.Tensor, # (…, n) of the normed vectors
+    )->tuple:              # of x; eps has none
         x, r = ctx.saved_tensors
         along = (grad * x).sum(-1, keepdim=True, dtype=r.dtype)              # the part of the gradient that r undoes
         return torch.addcmul(grad * r, x, r.pow(3) * along, value=-1 / x.shape[-1]).to(x.dtype), None
@@ -112,7 +127,14 @@ KEPT_KEYS = 512     # a query that sees no more keys keeps its weights for the b
 class BlockAttention(torch.autograd.Function):
     "Causal attention by strips of scores; long strips are recomputed in the backward pass."
     @staticmethod
-    def forward(ctx, q, k, v, window, block):
+    def forward(
+        ctx,               # autograd's, for the backward pass
+        q:torch.Tensor,    # (B, H, T, D) queries
+        k:torch.Tensor,    # (B, G, T, D) keys, H a multiple of G
+        v:torch.Tensor,    # (B, G, T, D) values
+        window:int,        # how many tokens before itself a token sees
+        block:int,         # queries in a strip
+    )->torch.Tensor:       # (B, H, T, D)
         T, G, out, kept = q.shape[2], k.shape[1], [], []
         keep = min(T, window) <= KEPT_KEYS and any(ctx.needs_input_grad)
         heads = q.unflatten(1, (G, -1))                                             # (B, G, R, T, D)
@@ -127,7 +149,10 @@ class BlockAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(
+        ctx,               # autograd's
+        grad:torch.Tensor, # (B, H, T, D) of the output
+    )->tuple:              # of q, k, v; window and block have none
         (q, k, v, out, *kept), (window, block) = ctx.saved_tensors, ctx.args
         T, G, scale = q.shape[2], k.shape[1], q.shape[-1]**-0.5
         row = (grad * out).sum(-1, keepdim=True)                                    # (B, H, T, 1)

@@ -140,7 +140,7 @@ def validation(
     config:BaseTrainConfig, # flags
     p:Plan,                 # from `base_plan`
     model,                  # compiled or not
-    tokenizer,
+    tokenizer,              # of the text
     shards,                 # folder of the text
     rt:Runtime,
 ):                          # step -> dict(val_bpb)
@@ -156,7 +156,7 @@ def validation(
 def core_judge(
     config:BaseTrainConfig, # flags
     model:GPT,              # not compiled
-    tokenizer,
+    tokenizer,              # for the questions
     rt:Runtime,
 ):                          # step -> dict(core), or None if it is not wanted
     "What the loop calls to measure CORE. Gets the tasks if they are not there."
@@ -179,7 +179,7 @@ GENERAL = ["The capital of France is", "The chemical symbol of gold is",
 def speak(
     config:BaseTrainConfig, # flags: the corpus decides what to ask
     model:GPT,              # not compiled
-    tokenizer,
+    tokenizer,              # of the prompts
     rt:Runtime,             # rank 0 speaks
     max_tokens:int=24,      # length of an answer
 )->list[dict]:              # prompt, text; empty on other ranks
@@ -232,7 +232,7 @@ def make_trainer(
 def pretrain(
     config:BaseTrainConfig, # flags
     p:Plan,                 # from `base_plan`
-    tokenizer,
+    tokenizer,              # of the text
     rt:Runtime,
 )->tuple:                   # the result of `train`, the model, the log
     "Model, optimizer and data through the loop."

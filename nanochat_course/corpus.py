@@ -48,7 +48,10 @@ ADMONITIONS = {"note": "Note", "warning": "Warning", "caution": "Caution", "impo
                "hint": "Hint", "deprecated": "Deprecated since"}
 
 # %% ../nbs/22_corpus.ipynb #9f54b7cb
-def indent(line:str)->int: return len(line) - len(line.lstrip())
+def indent(
+    line:str,  # with or without a line break
+)->int:        # spaces before its first letter
+    return len(line) - len(line.lstrip())
 
 def clean_inline(
     text:str, # one line
@@ -219,7 +222,9 @@ def attached_documents(
 SKIP = re.compile(r"(^|/)(tests?|testing|_vendor|_vendored|vendored|third_party|site-packages|idlelib|lib2to3"
                   r"|nanochat_course|__pycache__|conftest\.py|test_[^/]*|[^/]*_test\.py)(/|$)|^transformers/models/")
 
-def module_name(file:str)->str: # "json/__init__.py" -> "json"
+def module_name(
+    file:str,  # path below the library's folder, as "json/__init__.py"
+)->str:        # as "json"
     "The dotted name of a source file."
     return ".".join(file.removesuffix(".py").removesuffix("/__init__").split("/"))
 
@@ -264,7 +269,10 @@ def builtin_documents()->list[str]:
     return documents
 
 # %% ../nbs/22_corpus.ipynb #5a1ddd97
-def normal(text:str)->str: return re.sub(r"[^a-z0-9]+", " ", text.lower())
+def normal(
+    text:str,  # to be compared
+)->str:        # its letters and digits, in lower case, with single spaces
+    return re.sub(r"[^a-z0-9]+", " ", text.lower())
 
 def deduplicate(
     documents,        # iterable of "header\n\nbody"
@@ -535,7 +543,9 @@ def documents(
 # %% ../nbs/22_corpus.ipynb #66b5bcfd
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".py")
 
-def read_text(path)->str:
+def read_text(
+    path,  # of a file; a byte order mark is left out
+)->str:
     "A text file, as UTF-8."
     try: return Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as e:
@@ -559,7 +569,9 @@ def split_text(
     return [d.strip("\n") for d in out + ["".join(part)] if d.strip()]
 
 # %% ../nbs/22_corpus.ipynb #56465bda
-def read_jsonl(path)->list[str]:
+def read_jsonl(
+    path,          # of a file with one JSON object a line
+)->list[str]:      # in the order of the lines
     "The `text` of each line of a JSON-lines file."
     texts = []
     for n, line in enumerate(read_text(path).split("\n"), 1):
@@ -612,7 +624,14 @@ def read_source(
 class Linked(urllib.request.HTTPRedirectHandler):
     "Follow redirects: keep the checksum that the hub announces with them; show the access token to no other server."
     checksum = None
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(self,
+        req,      # the request that was answered
+        fp,       # the answer's body
+        code,     # status, 301 to 308
+        msg,      # what the server says with it
+        headers,  # of the answer
+        newurl,   # where it sends us
+    ):            # the next request
         etag = (headers.get("X-Linked-ETag") or "").strip('W/"')
         if re.fullmatch(r"[0-9a-f]{64}", etag): self.checksum = etag
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -811,14 +830,18 @@ def count_documents(
     return dict(documents=sum(m.num_rows for m in metas), bytes=size, validation_documents=metas[-1].num_rows)
 
 # %% ../nbs/22_corpus.ipynb #fbe7d5d4
-def fingerprint(source)->str: # changes when a file of the source changes
+def fingerprint(
+    source,  # a file or a folder
+)->str:      # changes when a file of the source changes
     "Names, sizes and times of a user's files, in a few letters."
     path = Path(source)
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     marks = repr([(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files])
     return hashlib.blake2b(marks.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
-def full_source(source)->str: # a path becomes an absolute one
+def full_source(
+    source,  # "docstrings", the name of a corpus on the hub, or a path
+)->str:      # a path becomes an absolute one
     "What a corpus is made from, the same from wherever it is named."
     return str(source) if str(source) in ("docstrings", *HUB) else str(Path(source).expanduser().resolve())
 

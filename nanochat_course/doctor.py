@@ -93,7 +93,10 @@ def make_job(
     return Job(config, preset, flags, plan, gpus, ranks)
 
 # %% ../nbs/55_doctor.ipynb #4617086e
-def show(n:float)->str: return f"{n / 1e9:.1f} GB" if n < 1e10 else f"{n / 1e9:.0f} GB"
+def show(
+    n:float,  # bytes
+)->str:       # in GB
+    return f"{n / 1e9:.1f} GB" if n < 1e10 else f"{n / 1e9:.0f} GB"
 
 def shards_asked(
     job:Job, # what will be run

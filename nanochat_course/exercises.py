@@ -46,7 +46,11 @@ class exercise:
 
 class Check:
     "A self-checking exercise; call it with the learner's function."
-    def __init__(self, name, check): self.name, self.check = name, check
+    def __init__(self,
+        name:str,  # shown, and kept in the learner's progress
+        check,     # function of the answers; its AssertionError names the mistake
+    ):
+        self.name, self.check = name, check
 
     def __call__(self, *answers):
         "Print the verdict; a right answer is added to `progress.jsonl`."
@@ -141,7 +145,9 @@ def next_lines(
 class ExercisesConfig:
     "Show which exercises are solved."
 
-def show_progress(config:ExercisesConfig):
+def show_progress(
+    config:ExercisesConfig,  # has nothing to set
+):
     "List the exercises that you have solved, chapter by chapter."
     print("\n".join(progress_lines()))
 

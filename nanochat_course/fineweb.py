@@ -110,7 +110,9 @@ class ShardLoader:
         "What must be the same when going on."
         return dict(seq_len=self.seq_len, tokens=self.starts[-1])
 
-    def place(self, state)->int: # the next row of all ranks
+    def place(self,
+        state,    # of one rank, or the list of all ranks' states; None: the beginning
+    )->int:       # the next row of all ranks
         "Where to go on; all ranks' states say the same."
         states = state if isinstance(state, list) else [state] if state else []
         for s in states:

@@ -115,10 +115,16 @@ def value_layers(self:GPTConfig)->tuple: # indices of layers
 # %% ../nbs/12_gpt.ipynb #02962e52
 class Linear(nn.Linear):
     "A product in the input's dtype, by default without bias: the weight is cast at each call, its gradient cast back."
-    def __init__(self, in_features:int, out_features:int, bias:bool=False):
+    def __init__(self,
+        in_features:int,   # length of a vector that comes in, n
+        out_features:int,  # length of one that goes out, m
+        bias:bool=False,   # add a trained vector to each?
+    ):
         super().__init__(in_features, out_features, bias=bias)
 
-    def forward(self, x):
+    def forward(self,
+        x:torch.Tensor,    # (…, n) of any dtype
+    )->torch.Tensor:       # (…, m) of the same dtype
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
@@ -158,41 +164,60 @@ class Attention(nn.Module):
         else: y = kv_cache.attend(self.layer, q, k, v, self.window)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
-    def with_values(self, x, v, more): # (B, T, G, D): own values, and those that come from elsewhere
+    def with_values(self,
+        x:torch.Tensor,        # (B, T, C), normalised: the gate looks at it
+        v:torch.Tensor,        # (B, T, G, D) own values
+        more:torch.Tensor,     # (B, T, G, D) those that come from elsewhere
+    )->torch.Tensor:           # (B, T, G, D)
         if hasattr(self, "ve_gate"): return v + self.value_gate(x) * more
         return (1 - self.value_lambda[0]) * v + self.value_lambda[0] * more
 
-    def value_gate(self, x): # (B, T, G, 1): how much of its value embedding each head adds, 0 to 3
+    def value_gate(self,
+        x:torch.Tensor,        # (B, T, C), normalised
+    )->torch.Tensor:           # (B, T, G, 1): how much of its value embedding each head adds, 0 to 3
         return 3 * torch.sigmoid(self.ve_gate(x[..., :VALUE_GATE])).unsqueeze(-1)
 
 # %% ../nbs/12_gpt.ipynb #c130ae0b
 class SquaredReLU(torch.autograd.Function):
     "max(x, 0)², keeping one array for the backward pass (So et al. 2021, arXiv 2109.08668)."
     @staticmethod
-    def forward(ctx, x):
+    def forward(
+        ctx,               # autograd's, for the backward pass
+        x:torch.Tensor,    # of any shape
+    )->torch.Tensor:       # of the same
         r = F.relu(x)
         ctx.save_for_backward(r)
         return r * r
 
     @staticmethod
-    def backward(ctx, grad): # 2·grad·r, in one pass
+    def backward(
+        ctx,               # autograd's
+        grad:torch.Tensor, # of the squares
+    )->torch.Tensor:       # 2·grad·r, in one pass
         return torch.addcmul(grad.new_zeros(()), grad, ctx.saved_tensors[0], value=2)
 
 class MLP(nn.Module):
     "Four times wider, squared ReLU (or GELU), back."
-    def __init__(self, config:GPTConfig):
+    def __init__(self,
+        config:GPTConfig,  # width and activation
+    ):
         super().__init__()
         self.squared = config.activation == "relu2"
         self.c_fc = Linear(config.n_embd, 4 * config.n_embd, config.bias)
         self.c_proj = Linear(4 * config.n_embd, config.n_embd, config.bias)
 
-    def forward(self, x):
+    def forward(self,
+        x:torch.Tensor,    # (B, T, C), normalised
+    )->torch.Tensor:       # (B, T, C) to be added to the residual stream
         h = self.c_fc(x)
         return self.c_proj(SquaredReLU.apply(h) if self.squared else F.gelu(h, approximate="tanh"))
 
 class LayerNorm(nn.LayerNorm):
     "GPT-2's norm: mean 0, variance 1, then gain and bias; statistics in float32 (Ba et al. 2016, arXiv 1607.06450)."
-    def forward(self, x): return super().forward(x.float()).to(x.dtype)
+    def forward(self,
+        x:torch.Tensor,    # (…, C)
+    )->torch.Tensor:       # (…, C) of the same dtype
+        return super().forward(x.float()).to(x.dtype)
 
 def make_norm(
     config:GPTConfig, # says which
@@ -202,12 +227,20 @@ def make_norm(
 
 class Block(nn.Module):
     "Attention, then MLP, each added to the residual stream."
-    def __init__(self, config:GPTConfig, layer:int):
+    def __init__(self,
+        config:GPTConfig,      # the model's
+        layer:int,             # index of this block, from 0
+    ):
         super().__init__()
         self.attn, self.mlp = Attention(config, layer), MLP(config)
         self.attn_norm, self.mlp_norm = make_norm(config), make_norm(config)
 
-    def forward(self, x, cos_sin, kv_cache=None, ve=None):
+    def forward(self,
+        x:torch.Tensor,        # (B, T, C) the residual stream
+        cos_sin:tuple,         # rotary tables at the tokens' positions
+        kv_cache:KVCache=None, # keys and values of earlier tokens
+        ve:torch.Tensor=None,  # (B, T, G·D) value embeddings, as in `Attention`
+    )->torch.Tensor:           # (B, T, C)
         x = x + self.attn(self.attn_norm(x), cos_sin, kv_cache, ve)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -241,12 +274,12 @@ def _head_chunk(
     return losses, (d @ w * scale).to(x.dtype), d.T @ (x * scale).to(x.dtype)
 
 # %% ../nbs/12_gpt.ipynb #83feff3d
-def _head_grads(x, weight, targets, softcap, chunk, part, token_grad):
+def _head_grads(x, weight, targets, softcap, chunk, token_grad):
     "Losses of all tokens, and the gradients of x and weight when each loss is weighted by `token_grad`."
     w = weight.to(x.dtype)
     losses, dx, dw = [], [], torch.zeros_like(weight, dtype=torch.float32)
     for xc, tc, gc in zip(x.split(chunk), targets.split(chunk), token_grad.split(chunk)):
-        loss, dxc, dwc = part(xc, w, tc, softcap, gc)
+        loss, dxc, dwc = _head_chunk(xc, w, tc, softcap, gc)
         losses.append(loss)
         dx.append(dxc)
         dw += dwc
@@ -255,11 +288,20 @@ def _head_grads(x, weight, targets, softcap, chunk, part, token_grad):
 class HeadLoss(torch.autograd.Function):
     "Cross-entropy of each token, or their weighted sum; the logits of `chunk` tokens live at a time."
     @staticmethod
-    def forward(ctx, x, weight, targets, token_grad, softcap, chunk, part, train):
-        ctx.args = softcap, chunk, part
+    def forward(
+        ctx,                     # autograd's, for the backward pass
+        x:torch.Tensor,          # (n, C) last states, n tokens
+        weight:torch.Tensor,     # (V, C) the head
+        targets:torch.Tensor,    # (n,) token ids, -1 where nothing is to be predicted
+        token_grad:torch.Tensor, # (n,) weight of each token's loss in the sum; None: no sum
+        softcap:float,           # logits stay between minus and plus this
+        chunk:int,               # tokens whose logits live at the same time
+        train:bool,              # will a backward pass follow?
+    )->torch.Tensor:             # () the sum, or (n,) losses in nats
+        ctx.args = softcap, chunk
         ctx.early = train and token_grad is not None      # make the gradient while the logits are here
         if ctx.early:
-            losses, dx, dw = _head_grads(x, weight, targets, *ctx.args, token_grad)
+            losses, dx, dw = _head_grads(x, weight, targets, softcap, chunk, token_grad)
             ctx.save_for_backward(dx, dw.to(weight.dtype))
         else:
             w = weight.to(x.dtype)
@@ -269,10 +311,13 @@ class HeadLoss(torch.autograd.Function):
         return losses if token_grad is None else (losses * token_grad).sum()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(
+        ctx,                     # autograd's
+        grad:torch.Tensor,       # () of the sum, or (n,) of the losses
+    )->tuple:                    # of x and weight; the rest has none
         if ctx.early: dx, dw = (g * grad.to(g.dtype) for g in ctx.saved_tensors)
         else: _, dx, dw = _head_grads(*ctx.saved_tensors, *ctx.args, grad)
-        return dx, dw, None, None, None, None, None, None
+        return dx, dw, None, None, None, None, None
 
 # %% ../nbs/12_gpt.ipynb #7db75e05
 def head_loss(
@@ -282,7 +327,6 @@ def head_loss(
     softcap:float,         # logits stay within ± this
     reduction:str="mean",  # "mean" over the targets, "sum", or "none": (B, T)
     chunk:int=0,           # tokens whose logits are held at a time; 0: 2 million logits on a CPU, 256 million on a GPU
-    part=_head_chunk,      # what computes such a piece and its gradient; compiled or not
 )->torch.Tensor:           # float32; a token without target has loss 0, so has a batch without any target
     "Cross-entropy without ever holding the logits of all tokens."
     if reduction not in ("mean", "sum", "none"):
@@ -291,7 +335,7 @@ def head_loss(
     chunk = chunk or max(64, (2**28 if x.is_cuda else 2**21) // weight.shape[0])
     token_grad = None if reduction == "none" else torch.ones(flat.shape, device=x.device)
     if reduction == "mean": token_grad = token_grad / (flat >= 0).sum().clamp(min=1)
-    loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, part, torch.is_grad_enabled())
+    loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, torch.is_grad_enabled())
     return loss.view(targets.shape) if reduction == "none" else loss
 
 # %% ../nbs/12_gpt.ipynb #d96ee4d6
@@ -302,9 +346,6 @@ ROLES = {   # part of a parameter's name -> its role
 
 class GPT(nn.Module):
     "A decoder-only transformer."
-    run_block = staticmethod(lambda block, *inputs: block(*inputs))  # these two can be compiled: chapter 25
-    head_part = staticmethod(_head_chunk)
-
     def __init__(self,
         config:GPTConfig,     # size and shape
         dtype=torch.float32,  # compute dtype of the matrix products; the weights stay float32
@@ -375,12 +416,15 @@ def forward(self:GPT,
     x = self.last_norm(x)
     if targets is not None:
         weight = self.head if c.vocab_size == c.padded_vocab_size else self.head[:c.vocab_size]
-        return head_loss(x, weight, targets, c.softcap, loss_reduction, part=self.head_part)
+        return head_loss(x, weight, targets, c.softcap, loss_reduction)
     logits = (F.linear(x, self.head.to(x.dtype)) if c.tied else self.lm_head(x))[..., :c.vocab_size].float()
     return c.softcap * torch.tanh(logits / c.softcap)
 
 @patch
-def rotary_at(self:GPT, T, kv_cache=None): # cos, sin: (T, D), or (B, T, D) for rows of different length
+def rotary_at(self:GPT,
+    T:int,                 # tokens
+    kv_cache:KVCache=None, # earlier tokens: the next ones stand behind them
+)->tuple:                  # cos, sin: (T, D), or (B, T, D) for rows of different length
     "The rotary tables at the positions of the next T tokens."
     positions = slice(0, T) if kv_cache is None else kv_cache.start(T)
     last = T if kv_cache is None else kv_cache.end
@@ -517,7 +561,7 @@ def through_blocks(self:GPT,
         if c.residual_scalars: x = self.resid_lambdas[i] * x + self.x0_lambdas[i] * start
         ve = self.value_embeds[str(i)](idx).to(x.dtype) if i in c.value_layers else first
         if c.value_residual and i == 0: first = block.attn.c_v(block.attn_norm(x))   # for the layers after it
-        x = self.run_block(block, x, cos_sin, kv_cache, ve)
+        x = block(x, cos_sin, kv_cache, ve)
         if c.unet: outs.append(x)
         if c.backout and i == c.n_layer // 2: middle = x
     return x - self.backout_lambda[0] * middle if c.backout else x

@@ -35,18 +35,18 @@ class Shape:
     n_embd:int=768               # width
     sequence_len:int=1024        # tokens in a row
     norm:str="layer"             # this and the next ones: as in `GPTConfig`
-    embed_norm:bool=False
-    positions:str="learned"
-    qk_norm:bool=False
-    activation:str="gelu"
-    bias:bool=True
-    tied:bool=True
-    vocab_multiple:int=1
-    value_residual:bool=False
-    residual_scalars:bool=False
-    unet:bool=False
-    softcap:float=NO_CAP
-    wte_init:float=0.02
+    embed_norm:bool=False        # a norm behind the embedding
+    positions:str="learned"      # a table of positions; or "rotary"
+    qk_norm:bool=False           # a norm of queries and keys
+    activation:str="gelu"        # in the MLP; or "relu2"
+    bias:bool=True               # a vector added in every product
+    tied:bool=True               # the head is the embedding
+    vocab_multiple:int=1         # the tables' rows are rounded up to a multiple of this
+    value_residual:bool=False    # values mixed with those of the first layer
+    residual_scalars:bool=False  # trained factors of the residual stream and of its start, by layer
+    unet:bool=False              # the second half of the blocks also sees the states of the first
+    softcap:float=NO_CAP         # logits stay between minus and plus this
+    wte_init:float=0.02          # standard deviation of the embedding at the start
     zero_branches:bool=False     # branches end in zeros; else as GPT-2 starts
     stream:str="float32"         # numbers between the products of a 16-bit model; or "bfloat16"
     documents:bool=False         # a token sees nothing before the start of its own document
@@ -238,7 +238,10 @@ def groups_of(
 # %% ../nbs/71_nanogpt.ipynb #de6d7288
 class ReplicatedMuonAdamW(MuonAdamW):
     "Every rank averages all gradients, then does the whole update by itself."
-    def __init__(self, groups:list, rt:Runtime):
+    def __init__(self,
+        groups:list,      # parameter groups
+        rt:Runtime,       # rank and world
+    ):
         super().__init__(groups)
         self.rt, self.averaged = rt, False
 
@@ -251,11 +254,15 @@ class ReplicatedMuonAdamW(MuonAdamW):
             p.grad /= self.rt.world_size
         self.averaged = True
 
-    def clip_grad_norm_(self, max_norm:float):
+    def clip_grad_norm_(self,
+        max_norm:float,   # longest gradient allowed
+    )->torch.Tensor:      # its length before
         self.average()
         return nn.utils.clip_grad_norm_(list(self.named().values()), max_norm)
 
-    def step(self, closure=None):
+    def step(self,
+        closure=None,     # computes the loss again, if given
+    ):                    # the closure's loss
         self.average()
         self.averaged = False
         return super().step(closure)
@@ -279,7 +286,10 @@ class OwnDocument:
         bos:int,  # the token with which each document begins
     ): self.bos = bos
 
-    def look(self, model, args): # called before each forward pass
+    def look(self,
+        model,    # that is about to compute
+        args,     # of its forward pass; the first is the batch (B, T)
+    ):            # called before each forward pass
         "Number the documents of the batch."
         self.number = (args[0] == self.bos).cumsum(1)                   # (B, T)
         self.mask = None                                                # of the first layer, for all
@@ -330,7 +340,9 @@ class GrowingWindow:
     model:GPT           # not compiled
     r:Recipe            # window_start, window_end
 
-    def window(self, step:int)->int: # how many tokens before itself a token sees; -1: all
+    def window(self,
+        step:int,       # of training, from 0
+    )->int:             # how many tokens before itself a token sees; -1: all
         stage = min(WINDOW_STAGES - 1, WINDOW_STAGES * step // self.r.num_iterations)
         start, end = self.r.window_start, self.r.window_end
         size = start + (end - start) * stage // (WINDOW_STAGES - 1)

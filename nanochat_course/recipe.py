@@ -84,7 +84,9 @@ GROUPS = {      # what is measured together
     "schedules": ("momentum_peak", "momentum_final", "warmdown_ratio", "final_lr_frac", "grad_clip")}
 
 # %% ../nbs/28_recipe.ipynb #abcf20e5
-def show_value(v)->str:
+def show_value(
+    v,   # of a field: truth value, number or word
+)->str:
     "A value as people write it."
     if isinstance(v, bool): return "on" if v else "off"
     return f"{v:,g}" if isinstance(v, (int, float)) else str(v)

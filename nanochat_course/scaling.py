@@ -96,7 +96,9 @@ def batch_law(
     "Best batch for a horizon: B = 524,288 (D / D_ref)^0.383 (Power Lines, arXiv 2505.13738)."
     return REF_BATCH * (tokens / ref_tokens) ** 0.383
 
-def power_of_two(x:float)->int: # at least 1
+def power_of_two(
+    x:float,  # above 0
+)->int:       # at least 1
     "The power of two that is nearest in the logarithm."
     return 2 ** max(0, round(math.log2(x)))
 

@@ -12,7 +12,7 @@ SEARCHED = """vocabulary, language model, surprise, cross-entropy, perplexity, g
 pre-tokenisation, causal mask, autoregressive, multi-head attention, rotary embedding, QK norm, grouped-query attention, multi-query attention,
 KV cache, induction head, residual stream, master weights, stochastic rounding, logit, momentum, weight decay, learning rate, polar factor,
 temperature, top-p, prefill, decode, REINFORCE, RLOO, GRPO, PPO, KL divergence, hallucination, data parallel training, all-reduce, reduce-scatter,
-all-gather, ZeRO, activation checkpointing, tensor parallelism, pipeline parallelism, model FLOPs utilisation, reward hacking""".replace("\n", " ").split(", ")
+all-gather, ZeRO, FSDP, activation checkpointing, tensor parallelism, pipeline parallelism, model FLOPs utilisation, reward hacking""".replace("\n", " ").split(", ")
 
 
 def markdown(path): return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"]
@@ -36,7 +36,7 @@ def test_every_link_leads_to_a_heading():
     assert len(links) > 60
     for chapter in {name for name, _ in links}:
         headings = "\n\n".join(re.findall(r"^#{2,4} .+$", "\n".join(markdown(ROOT / "nbs" / f"{chapter}.ipynb")), re.MULTILINE))
-        ids = set(re.findall(r'<h\d id="([^"]*)"', pypandoc.convert_text(headings, "html", format="markdown+auto_identifiers")))
+        ids = set(re.findall(r'<h\d\s+id="([^"]*)"', pypandoc.convert_text(headings, "html", format="markdown+auto_identifiers")))
         lost = {anchor for name, anchor in links if name == chapter} - ids
         assert not lost, f"{chapter} has no {lost}: it has {sorted(ids)}"
 

@@ -34,6 +34,30 @@ def test_every_documented_parameter_is_in_help(name):
     assert found or name == "__init__"
 
 
+def unexplained(thing):
+    "Parameters of a function, or of a class of this package that has a constructor of its own, of which help() says nothing."
+    if inspect.isclass(thing):
+        maker = next(c for c in thing.__mro__ if "__init__" in vars(c))
+        if not maker.__module__.startswith("nanochat_course"): return []        # an autograd function's, a torch module's
+    said = re.findall(r"^    ([\w, ]+): \S", inspect.getdoc(thing) or "", re.M)
+    names = [n for n, p in inspect.signature(thing).parameters.items() if n != "self"]
+    return [n for n in names if not any(n in group.split(", ") for group in said)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_parameter_of_the_package_is_explained(name):
+    missing = {label: unexplained(thing) for label, thing in public(importlib.import_module(f"nanochat_course.{name}"))}
+    missing = {label: names for label, names in missing.items() if names}
+    assert not missing, f"nanochat_course.{name}: say behind each parameter what it is, its shape and its unit: {missing}"
+
+
+def test_a_parameter_without_meaning_is_found():
+    def good(a, b): "Two.\n\nParameters:\n    a, b: numbers"
+    def bad(a, b): "Two.\n\nParameters:\n    a: a number"
+    class Inherits(dict): pass
+    assert (unexplained(good), unexplained(bad), unexplained(Inherits)) == ([], ["b"], [])
+
+
 def test_methods_fields_and_patches_are_explained():
     from nanochat_course import chat_sft, mid_train, optim, tokenizer
     assert "Parameters:\n" in inspect.getdoc(tokenizer.Tokenizer.encode)

@@ -1,6 +1,7 @@
 "One command: presets, ledger, interruption, failure."
 from pathlib import Path
 import os, re, signal, subprocess, sys, time
+from pathlib import Path
 
 import forked
 import pytest
@@ -525,6 +526,7 @@ def test_a_machine_is_prepared_with_all_of_its_text(tmp_path, monkeypatch):
         assert status == 0 and read_json(tmp_path / "files" / "data" / "climbmix" / "corpus.json")["documents"] == 420
 
 
+<<<<<<< HEAD
 COMES_BACK = """
 import os, sys, torch, torch.distributed as dist
 from dataclasses import dataclass
@@ -549,3 +551,25 @@ def test_ranks_meet_again_after_a_restart(tmp_path):
     script.write_text(COMES_BACK)
     status, _ = S.run_stage([sys.executable, "-m", *S.torchrun("base_train", 3)[:-1], str(script)])
     assert status == 0 and [Path(f"{script}.{rank}").read_text() for rank in range(3)] == ["9.0"] * 3
+=======
+def test_what_the_ranks_do_is_known_for_every_stage():
+    "The stored look at eight ranks, which the chapter draws: every stage, every rank, letters that are explained."
+    seen = read_json(Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "ranks.json")
+    assert [stage["stage"] for stage in seen["stages"]] == S.ORDER
+    for stage in seen["stages"]:
+        assert len(stage["ranks"]) == (1 if stage["stage"] in S.SINGLE else 8) and len({len(line) for line in stage["ranks"]}) == 1
+        assert set("".join(stage["ranks"])) <= {*seen["letters"], " "} and all(line.strip() for line in stage["ranks"])
+
+
+def test_a_watched_rank_is_a_line_of_letters(tmp_path, monkeypatch):
+    "Imports are left out; what was seen most often stands for a stretch of time; after a rank's end there is nothing."
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent / "benchmarks")
+    import bench_ranks
+    monkeypatch.setattr(bench_ranks, "BINS", 4)
+    looks = {0: "i" * 20 + "m" * 10 + "w" * 5 + "o" * 5 + "s" * 20, 1: "i" * 20 + "m" * 18}
+    for rank, letters in looks.items():
+        (tmp_path / f"base_train.{rank}.log").write_text("".join(f"{100 + 0.05 * i:.3f} {c}\n" for i, c in enumerate(letters)))
+    (tmp_path / "base_train.1.log").open("a").write("103.0")                      # cut off by a kill
+    row = bench_ranks.stage_rows(tmp_path, "base_train")
+    assert row["ranks"] == ["mwss", "mm  "] and row["starting"] == pytest.approx(0.85, abs=0.06) and row["seconds"] == pytest.approx(2.1, abs=0.06)
+>>>>>>> dist

@@ -21,7 +21,7 @@ SEE = {   # what else a reader may look up -> where it stands
     "MQA": "multi-query attention", "DDP": "data parallel training", "gradient checkpointing": "activation checkpointing",
     "nucleus sampling": "top-p", "SVD": "singular value decomposition", "MFU": "model FLOPs utilisation", "KV": "KV cache",
     "sliding window": "window", "KL": "KL divergence", "residual connection, skip connection": "residual stream",
-    "FSDP": "ZeRO", "logits": "logit", "RMSNorm": "norm", "attention map": "attention",
+    "logits": "logit", "RMSNorm": "norm", "attention map": "attention",
 }
 NO_TERMS = {   # bold for other reasons
     "not", "names", "arithmetic", "text", "check", "warning", "failed", "mask 0", "base answers nothing", "mid does most of the work", "SFT", "RL",
