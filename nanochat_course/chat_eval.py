@@ -36,7 +36,7 @@ def wilson(
 
 # %% ../nbs/46_chat_eval.ipynb #65155d7b
 def written_answers(
-    engine:Engine,
+    engine:Engine,      # who answers
     conversations:list, # from a task
     **options,          # of `Engine.generate_batch`
 )->list:                # (what the user sees, parts) of each; ("", []) for a question that is longer than the context
@@ -75,7 +75,7 @@ def evaluate_chat(
 # %% ../nbs/46_chat_eval.ipynb #44122a0a
 @torch.inference_mode()
 def chosen_letters(
-    engine:Engine,
+    engine:Engine,      # who answers
     conversations:list, # of a task with choices: each has "letters"
     batch_size:int=16,  # questions that are read at once
 )->list[str]:           # a letter each; "" for a question that is longer than the context

@@ -196,13 +196,15 @@ def rollouts_html(
     return f'{STYLE}<div class="rollouts">{"".join(parts)}</div>'
 
 # %% ../nbs/45_chat_rl.ipynb #e662450e
-def width(rollouts)->int: # tokens that are read of the longest of them
+def width(
+    rollouts:list, # of `Rollout`, not empty
+)->int:            # tokens that are read of the longest of them: all but its last
     "Columns of a batch of rollouts."
     return max(len(r.tokens) for r in rollouts) - 1
 
 def logprob_batch(
     rollouts:list[Rollout],   # with the log-probabilities of their tokens
-    device="cpu",
+    device="cpu",             # where the tensor is made
 )->torch.Tensor:              # (B, T), beside the targets of `rollout_batch`
     "The rollouts' log-probabilities, zero where the model did not choose."
     T = width(rollouts)
@@ -212,7 +214,7 @@ def logprob_batch(
 def rollout_batch(
     rollouts:list[Rollout],   # any groups, flattened
     pad:int,                  # id to pad with; what it is does not matter
-    device="cpu",
+    device="cpu",             # where the tensors are made
 )->tuple:                     # inputs (B, T), (targets (B, T), advantages (B,))
     "Rollouts as a batch for `policy_gradient_loss`."
     T = width(rollouts)
@@ -244,7 +246,7 @@ def evaluate_pass(
     ks:tuple=(1, 8),          # numbers of tries
     max_tokens:int=64,        # of an answer
     temperature:float=1.,     # of the sampling
-    seed:int=0,
+    seed:int=0,               # of the sampling: the same seed and weights give the same answers
 )->dict:                      # {"pass@1": …, "pass@8": …}
     "pass@k over questions, by the unbiased estimate."
     mine = items[rt.rank::rt.world_size]
@@ -279,7 +281,9 @@ class RolloutLoader:
         if wanted > there:
             raise CourseError(f"{wanted} questions a step, but the task has {there}: lower --examples-per-step")
 
-    def items(self, batch:int)->list[int]: # this rank's questions of a batch
+    def items(self,
+        batch:int,   # number of the batch, counted from 0 over the whole run
+    )->list[int]:    # this rank's questions
         "Questions come in epochs, each in its own order."
         per_step = self.examples * self.rt.world_size
         epoch, i = divmod(batch, len(self.task) // per_step)
@@ -287,7 +291,9 @@ class RolloutLoader:
         order = torch.randperm(len(self.task), generator=generator).tolist()
         return order[i * per_step:(i + 1) * per_step][self.rt.rank::self.rt.world_size]
 
-    def ask(self, batch:int)->list: # groups of rollouts
+    def ask(self,
+        batch:int,   # number of the batch; the seed of its answers is made from it
+    )->list:         # groups of rollouts
         "Let the model answer the questions of a batch."
         seed = (self.seed * 1_000_003 + batch) * self.rt.world_size + self.rt.rank
         return roll_out(self.engine, self.task, self.items(batch), self.num_samples, self.max_tokens, self.temperature,

@@ -47,12 +47,13 @@ class exercise:
 class Check:
     "A self-checking exercise; call it with the learner's function."
     def __init__(self,
-        name:str,  # shown, and kept in the learner's progress
-        check,     # function of the answers; its AssertionError names the mistake
-    ):
-        self.name, self.check = name, check
+        name:str, # shown, and kept in the learner's progress
+        check,    # takes the answers, raises an AssertionError that names the mistake
+    ): self.name, self.check = name, check
 
-    def __call__(self, *answers):
+    def __call__(self,
+        *answers, # the learner's functions, as the check takes them
+    ):
         "Print the verdict; a right answer is added to `progress.jsonl`."
         if any(is_stub(a) for a in answers):
             print(f"{self.name}: not solved yet")
@@ -61,7 +62,9 @@ class Check:
         print(f"{self.name}: {'solved' if error is None else 'not yet: ' + error}")
         if error is None: remember(self.name)
 
-    def mistake(self, *answers): # None for a right answer, else the message
+    def mistake(self,
+        *answers, # as the check takes them
+    ):            # None for a right answer, else one line that names the mistake
         "What is wrong with the answer?"
         try: self.check(*answers)
         except AssertionError as e: return (str(e) or "the check failed without a message").splitlines()[0]
@@ -146,7 +149,7 @@ class ExercisesConfig:
     "Show which exercises are solved."
 
 def show_progress(
-    config:ExercisesConfig,  # has nothing to set
+    config:ExercisesConfig, # has no settings; `run_main` hands it in
 ):
     "List the exercises that you have solved, chapter by chapter."
     print("\n".join(progress_lines()))

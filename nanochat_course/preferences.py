@@ -35,7 +35,7 @@ def collect_pairs(
     prefers,          # (conversation, first text, second text, random.Random) -> is the first better?
     per_question:int, # pairs of each
     max_tokens:int,   # of an answer
-    seed:int=0,
+    seed:int=0,       # of the answers and of the choices
 )->list:              # of `Pair`; equal answers are left out
     "Sample answers two by two, and ask which is better."
     rng, pairs = random.Random(seed), []
@@ -74,7 +74,7 @@ def answer_batch(
     prompts:list,   # lists of token ids
     answers:list,   # lists of token ids
     pad:int,        # id to pad with; what it is does not matter
-    device="cpu",
+    device="cpu",   # where the tensors are made
 )->tuple:           # ids (B, T); targets (B, T): next tokens of the answer, else -1; index of the last (B,)
     "Prompts with their answers as rows."
     if not prompts: raise CourseError("there are no pairs to compare: collect some, or ask for more samples")
@@ -87,7 +87,7 @@ def answer_batch(
     return ids.to(device), targets.to(device), torch.tensor([len(row) - 1 for row in rows], device=device)
 
 def pair_scores(
-    reward:RewardModel,
+    reward:RewardModel, # who judges
     pairs:list,       # of `Pair`
     pad:int,          # id to pad with
 )->tuple:             # scores of the chosen and of the rejected answers, (B,) each
@@ -120,7 +120,7 @@ def answer_logprobs(
     return -model(ids, targets, loss_reduction="none").view_as(targets).sum(1)
 
 def pair_logprobs(
-    model,
+    model,          # as in `answer_logprobs`
     pairs:list,     # of `Pair`
     pad:int,        # id to pad with
 )->tuple:           # of the chosen and of the rejected answers, (B,) each
