@@ -47,9 +47,10 @@ class exercise:
 class Check:
     "A self-checking exercise; call it with the learner's function."
     def __init__(self,
-        name:str, # shown, and kept in the learner's progress
-        check,    # takes the answers, raises an AssertionError that names the mistake
-    ): self.name, self.check = name, check
+        name:str,  # shown, and kept in the learner's progress
+        check,     # function of the answers; its AssertionError names the mistake
+    ):
+        self.name, self.check = name, check
 
     def __call__(self,
         *answers, # the learner's functions, as the check takes them
@@ -149,7 +150,7 @@ class ExercisesConfig:
     "Show which exercises are solved."
 
 def show_progress(
-    config:ExercisesConfig, # has no settings; `run_main` hands it in
+    config:ExercisesConfig,  # has nothing to set
 ):
     "List the exercises that you have solved, chapter by chapter."
     print("\n".join(progress_lines()))

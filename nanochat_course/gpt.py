@@ -274,12 +274,12 @@ def _head_chunk(
     return losses, (d @ w * scale).to(x.dtype), d.T @ (x * scale).to(x.dtype)
 
 # %% ../nbs/12_gpt.ipynb #83feff3d
-def _head_grads(x, weight, targets, softcap, chunk, token_grad):
+def _head_grads(x, weight, targets, softcap, chunk, part, token_grad):
     "Losses of all tokens, and the gradients of x and weight when each loss is weighted by `token_grad`."
     w = weight.to(x.dtype)
     losses, dx, dw = [], [], torch.zeros_like(weight, dtype=torch.float32)
     for xc, tc, gc in zip(x.split(chunk), targets.split(chunk), token_grad.split(chunk)):
-        loss, dxc, dwc = _head_chunk(xc, w, tc, softcap, gc)
+        loss, dxc, dwc = part(xc, w, tc, softcap, gc)
         losses.append(loss)
         dx.append(dxc)
         dw += dwc
@@ -296,12 +296,13 @@ class HeadLoss(torch.autograd.Function):
         token_grad:torch.Tensor, # (n,) weight of each token's loss in the sum; None: no sum
         softcap:float,           # logits stay between minus and plus this
         chunk:int,               # tokens whose logits live at the same time
+        part,                    # computes one piece of them, with its gradient
         train:bool,              # will a backward pass follow?
     )->torch.Tensor:             # () the sum, or (n,) losses in nats
-        ctx.args = softcap, chunk
+        ctx.args = softcap, chunk, part
         ctx.early = train and token_grad is not None      # make the gradient while the logits are here
         if ctx.early:
-            losses, dx, dw = _head_grads(x, weight, targets, softcap, chunk, token_grad)
+            losses, dx, dw = _head_grads(x, weight, targets, *ctx.args, token_grad)
             ctx.save_for_backward(dx, dw.to(weight.dtype))
         else:
             w = weight.to(x.dtype)
@@ -317,7 +318,7 @@ class HeadLoss(torch.autograd.Function):
     )->tuple:                    # of x and weight; the rest has none
         if ctx.early: dx, dw = (g * grad.to(g.dtype) for g in ctx.saved_tensors)
         else: _, dx, dw = _head_grads(*ctx.saved_tensors, *ctx.args, grad)
-        return dx, dw, None, None, None, None, None
+        return dx, dw, None, None, None, None, None, None
 
 # %% ../nbs/12_gpt.ipynb #7db75e05
 def head_loss(
@@ -327,6 +328,7 @@ def head_loss(
     softcap:float,         # logits stay within ± this
     reduction:str="mean",  # "mean" over the targets, "sum", or "none": (B, T)
     chunk:int=0,           # tokens whose logits are held at a time; 0: 2 million logits on a CPU, 256 million on a GPU
+    part=_head_chunk,      # what computes such a piece and its gradient; compiled or not
 )->torch.Tensor:           # float32; a token without target has loss 0, so has a batch without any target
     "Cross-entropy without ever holding the logits of all tokens."
     if reduction not in ("mean", "sum", "none"):
@@ -335,7 +337,7 @@ def head_loss(
     chunk = chunk or max(64, (2**28 if x.is_cuda else 2**21) // weight.shape[0])
     token_grad = None if reduction == "none" else torch.ones(flat.shape, device=x.device)
     if reduction == "mean": token_grad = token_grad / (flat >= 0).sum().clamp(min=1)
-    loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, torch.is_grad_enabled())
+    loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, part, torch.is_grad_enabled())
     return loss.view(targets.shape) if reduction == "none" else loss
 
 # %% ../nbs/12_gpt.ipynb #d96ee4d6
@@ -346,6 +348,9 @@ ROLES = {   # part of a parameter's name -> its role
 
 class GPT(nn.Module):
     "A decoder-only transformer."
+    run_block = staticmethod(lambda block, *inputs: block(*inputs))  # these two can be compiled: chapter 25
+    head_part = staticmethod(_head_chunk)
+
     def __init__(self,
         config:GPTConfig,     # size and shape
         dtype=torch.float32,  # compute dtype of the matrix products; the weights stay float32
@@ -416,7 +421,7 @@ def forward(self:GPT,
     x = self.last_norm(x)
     if targets is not None:
         weight = self.head if c.vocab_size == c.padded_vocab_size else self.head[:c.vocab_size]
-        return head_loss(x, weight, targets, c.softcap, loss_reduction)
+        return head_loss(x, weight, targets, c.softcap, loss_reduction, part=self.head_part)
     logits = (F.linear(x, self.head.to(x.dtype)) if c.tied else self.lm_head(x))[..., :c.vocab_size].float()
     return c.softcap * torch.tanh(logits / c.softcap)
 
@@ -561,7 +566,7 @@ def through_blocks(self:GPT,
         if c.residual_scalars: x = self.resid_lambdas[i] * x + self.x0_lambdas[i] * start
         ve = self.value_embeds[str(i)](idx).to(x.dtype) if i in c.value_layers else first
         if c.value_residual and i == 0: first = block.attn.c_v(block.attn_norm(x))   # for the layers after it
-        x = block(x, cos_sin, kv_cache, ve)
+        x = self.run_block(block, x, cos_sin, kv_cache, ve)
         if c.unet: outs.append(x)
         if c.backout and i == c.n_layer // 2: middle = x
     return x - self.backout_lambda[0] * middle if c.backout else x

@@ -34,7 +34,6 @@ def test_every_documented_parameter_is_in_help(name):
     assert found or name == "__init__"
 
 
-<<<<<<< HEAD
 def unexplained(thing):
     "Parameters of a function, or of a class of this package that has a constructor of its own, of which help() says nothing."
     if inspect.isclass(thing):
@@ -57,8 +56,9 @@ def test_a_parameter_without_meaning_is_found():
     def bad(a, b): "Two.\n\nParameters:\n    a: a number"
     class Inherits(dict): pass
     assert (unexplained(good), unexplained(bad), unexplained(Inherits)) == ([], ["b"], [])
-=======
-def unexplained(module):
+
+
+def unsaid(module):
     "The parameters of functions, classes and their methods of which help() says nothing."
     for label, thing in public(module):
         plain = inspect.unwrap(thing)
@@ -72,8 +72,7 @@ def unexplained(module):
 
 @pytest.mark.parametrize("name", ["evaluation", "base_eval", "chat_rl", "chat_eval", "transcript", "preferences", "exercises"])
 def test_no_parameter_is_left_without_a_word(name):
-    assert list(unexplained(importlib.import_module(f"nanochat_course.{name}"))) == []
->>>>>>> eval
+    assert list(unsaid(importlib.import_module(f"nanochat_course.{name}"))) == []
 
 
 def test_methods_fields_and_patches_are_explained():

@@ -526,7 +526,6 @@ def test_a_machine_is_prepared_with_all_of_its_text(tmp_path, monkeypatch):
         assert status == 0 and read_json(tmp_path / "files" / "data" / "climbmix" / "corpus.json")["documents"] == 420
 
 
-<<<<<<< HEAD
 COMES_BACK = """
 import os, sys, torch, torch.distributed as dist
 from dataclasses import dataclass
@@ -551,7 +550,8 @@ def test_ranks_meet_again_after_a_restart(tmp_path):
     script.write_text(COMES_BACK)
     status, _ = S.run_stage([sys.executable, "-m", *S.torchrun("base_train", 3)[:-1], str(script)])
     assert status == 0 and [Path(f"{script}.{rank}").read_text() for rank in range(3)] == ["9.0"] * 3
-=======
+
+
 def test_what_the_ranks_do_is_known_for_every_stage():
     "The stored look at eight ranks, which the chapter draws: every stage, every rank, letters that are explained."
     seen = read_json(Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "ranks.json")
@@ -572,4 +572,3 @@ def test_a_watched_rank_is_a_line_of_letters(tmp_path, monkeypatch):
     (tmp_path / "base_train.1.log").open("a").write("103.0")                      # cut off by a kill
     row = bench_ranks.stage_rows(tmp_path, "base_train")
     assert row["ranks"] == ["mwss", "mm  "] and row["starting"] == pytest.approx(0.85, abs=0.06) and row["seconds"] == pytest.approx(2.1, abs=0.06)
->>>>>>> dist
