@@ -120,10 +120,12 @@ def process(path, index, works=None, top=""):
 
 
 def show_elsewhere(output, here, index):
-    "A stored output for readers without a kernel: a note instead of a widget, names linked in Markdown."
+    "A stored output for readers without a kernel: a note instead of a widget, names linked in Markdown; HTML as raw Markdown, since Quarto fetches jQuery from another host for the rest."
     data = output.get("data", {})
+    table = data.pop("text/html", None)
     if "application/vnd.jupyter.widget-view+json" in data:
         output["data"] = {"text/markdown": "::: {.widget}\nInteractive: run the notebook to try it.\n:::"}
+    elif table and "image/png" not in data: output["data"] = {"text/markdown": f'```{{=html}}\n<div class="table">{"".join(table)}</div>\n```'}
     elif "text/markdown" in data: data["text/markdown"] = link_names("".join(data["text/markdown"]), here, index)
 
 
@@ -157,7 +159,6 @@ def output_markdown(o, opts, stem, images):
             width = f' width="{int.from_bytes(raw[16:20], "big") * 10 // 11}"' if suffix == "png" else ""
             alt = html.escape(str(opts.get("fig-alt") or opts.get("fig-cap") or "Figure made by the cell above"), quote=True)
             return f'\n\n<img src="{name}" alt="{alt}"{width} loading="lazy">\n\n'
-    if "text/html" in data: return "\n\n```{=html}\n<div class=\"table\">" + data["text/html"] + "</div>\n```\n\n"
     if "text/markdown" in data: return "\n\n" + data["text/markdown"] + "\n\n"
     return fence(data.get("text/plain", "").rstrip("\n"), ".output") if data.get("text/plain", "").strip() else ""
 
@@ -259,9 +260,8 @@ def with_pandoc(config, pages, notebooks, others):
         meta, text = texts[stem]
         i, out = order.index(stem) if stem in order else -2, DOCS / f"{stem}.html"
         variables = dict(sitetitle=site["title"], nav=nav_html(pages, titles, stem, beside), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
-                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=f"{site['site-url']}/{f'cards/{stem}' if stem in order and stem != 'index' else 'card'}.png")
+                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=card.address(site, stem))
         if search: variables["search"] = "yes"
-        if stem[:2].isdigit(): variables["chapter"] = stem
         if stem.startswith("api"): variables["reference"] = "yes"
         metadata = dict(title=titles[stem], pagetitle=f"{titles[stem]} | {site['title']}", description=meta.get("description", ""))
         args = [pandoc, "-f", READER, "-t", "html5", "--mathml", "--toc", "--toc-depth=3", "--template", str(HERE / "page.html"),
@@ -290,7 +290,10 @@ def with_quarto(config, pages, notebooks, others):
     config["website"]["sidebar"]["contents"].append({"section": "Beside the chapters", "contents": beside})
     config["project"].pop("pre-render")
     (PROC / "_quarto.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
-    for page, nb in notebooks.items(): write_nb(nb, PROC / page)
+    for page, nb in notebooks.items():
+        meta = front(nb) | {"image": card.address(config["website"], Path(page).stem)}
+        nb.cells[0].source = f"---\n{yaml.safe_dump(meta, allow_unicode=True)}---"
+        write_nb(nb, PROC / page)
     for stem, (meta, text) in others.items():
         (PROC / f"{stem}.md").write_text(f"---\n{yaml.safe_dump(meta, allow_unicode=True)}---\n{text}", encoding="utf-8")
     subprocess.run(["quarto", "render", str(PROC)], check=True)
