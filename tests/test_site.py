@@ -15,7 +15,8 @@ import test_install
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ConfigParser(delimiters=["="])
 CONFIG.read(ROOT / "settings.ini")
-SITE = CONFIG["DEFAULT"]["doc_host"] + CONFIG["DEFAULT"]["doc_baseurl"]      # a link to this address is a link inside
+FOLDER = CONFIG["DEFAULT"]["doc_baseurl"]
+SITE = CONFIG["DEFAULT"]["doc_host"] + FOLDER      # a link to this address is a link inside
 
 spec = importlib.util.spec_from_file_location("build", ROOT / "tools" / "site" / "build.py")
 pytestmark = pytest.mark.timeout(1200)
@@ -32,7 +33,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         if "id" in a: self.ids.append(a["id"])
-        if tag == "a" and a.get("href"): self.links.append(re.sub(rf"^\./|^{CONFIG['DEFAULT']['doc_baseurl']}/", "", a["href"]))
+        if tag == "a" and a.get("href"): self.links.append(re.sub(rf"^\./|^{FOLDER}/", "", a["href"]))
         if tag == "img": self.images.append((a.get("src", ""), a.get("alt", "")))
 
 
@@ -71,6 +72,11 @@ def test_a_page_for_every_notebook(pages):
     assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} | OWN | MADE == {n for n in found if not n.startswith("api_")}
     for page in pages[0].values():                         # each is reached from everywhere, the page for lost ones excepted
         assert {f"{stem}.html" for stem in OWN - {"404"} | MADE} <= set(page.links)
+
+
+def test_the_page_for_lost_ones_works_in_every_folder(pages):
+    links = re.findall(r'<(?:a|link|script|img)\b[^>]* (?:href|src)="([^"]+)"', pages[0]["404.html"].text)
+    assert len(links) > 50 and all(link.startswith((FOLDER + "/", "https:", "#", "data:")) for link in links)
 
 
 def test_chapters_are_found_without_their_numbers(pages):
@@ -397,9 +403,6 @@ def test_quarto_by_habit_is_told_what_to_type():
     assert all(f"nbdev_{name}" in setup for name in ("docs", "preview", "readme")) and f"cp {config['pre-render']}" in setup
 
 
-FOLDER = CONFIG["DEFAULT"]["doc_baseurl"]
-
-
 def host(pages):
     "The folder of a host that has the site under its address there."
     folder = pages[1].parent / "host"
@@ -464,6 +467,14 @@ def test_search_by_keyboard(served, pages, renderer):
     browser.type("train_bpe")
     browser.wait("document.querySelector('#found li.name a')?.textContent === 'train_bpe'")
     assert browser.js("document.querySelector('#found li.name a').href").endswith("10_tokenizer.html#nanochat_course.tokenizer.train_bpe")
+    (pages[1] / "no" / "such").mkdir(parents=True, exist_ok=True)       # what a host answers in any folder
+    shutil.copy(pages[1] / "404.html", pages[1] / "no" / "such" / "page.html")
+    browser.open(f"{address}/no/such/page.html")
+    browser.wait("location.pathname.endsWith('/no/such/page.html') && document.readyState === 'complete'")
+    browser.js("document.getElementById('search-open').click()")
+    browser.type("train_bpe")
+    browser.wait("document.querySelector('#found li.name a')?.textContent === 'train_bpe' && document.querySelectorAll('#found li.page').length > 2")
+    assert browser.js("[...document.querySelectorAll('#found a')].every(a => a.href.startsWith(%s))" % json.dumps(address + "/")) and "/no/" not in browser.js("document.querySelector('#found').innerHTML")
     browser.js("query.value = '☃☃'; query.dispatchEvent(new Event('input'))")
     browser.wait("told.textContent.startsWith('Nothing found')")
     browser.key("Escape")

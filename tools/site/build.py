@@ -8,6 +8,7 @@ cite.py (the works that are named), elsewhere.py (Colab and Binder), book.py (EP
 import argparse, ast, base64, functools, html, http.server, importlib.util, json, os, re, shutil, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -248,6 +249,11 @@ def with_heading_links(page):
                   r'<h\1\2 id="\3"\4>\5 <a class="anchor" href="#\3" data-pagefind-ignore aria-label="Link to this section">#</a></h\1>', page, flags=re.DOTALL)
 
 
+def from_anywhere(page, site):
+    "A host answers a wrong address in any folder with the page for lost ones: its links begin at the host, as Quarto makes them."
+    return re.sub(r'(href|src)="(?!\w+:|#|/)', rf'\1="{urlsplit(site["site-url"]).path}/', page)
+
+
 def find_pandoc():
     import pypandoc
     return shutil.which("pandoc") or pypandoc.get_pandoc_path()
@@ -281,7 +287,8 @@ def with_pandoc(config, pages, notebooks, others):
         for k, v in metadata.items(): args += ["-M", f"{k}={v}"]
         done = subprocess.run(args, input=text, text=True, capture_output=True)
         if done.returncode: raise SystemExit(f"pandoc failed on {stem}: {done.stderr}")
-        out.write_text(with_heading_links(finish(out.read_text(encoding="utf-8"))), encoding="utf-8")
+        page = with_heading_links(finish(out.read_text(encoding="utf-8")))
+        out.write_text(from_anywhere(page, site) if stem == "404" else page, encoding="utf-8")
         return [f"{stem}: {line}" for line in done.stderr.splitlines() if line.strip()]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool: warnings = [w for ws in pool.map(render, texts) for w in ws]
