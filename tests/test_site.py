@@ -393,6 +393,20 @@ def test_what_quarto_is_given(tmp_path):
         if path.stem[:2].isdigit(): assert f'[notebook](notebooks/{path.name}){{data-noresolveinput=\\"\\"}}' in text     # the file is written after Quarto
 
 
+def test_where_quarto_fails_the_last_pages_stay(tmp_path):
+    copy = checkout(tmp_path / "repo")
+    for path in (copy / "nbs").glob("[1-9]*.ipynb"): path.unlink()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "quarto").write_text("#!/bin/sh\necho 'ERROR: a reason' >&2\nexit 3\n")
+    (tmp_path / "bin" / "quarto").chmod(0o755)
+    (copy / "_docs").mkdir()
+    (copy / "_docs" / "index.html").write_text("the last page")
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "tools/site/build.py", "--no-model"], cwd=copy, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and [line[:14] for line in done.stderr.splitlines()] == ["ERROR: a reaso", "Quarto failed,"]
+    assert (copy / "_docs" / "index.html").read_text() == "the last page"
+
+
 def test_quarto_by_habit_is_told_what_to_type():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())["project"]
     assert not Path(config["output-dir"]).is_absolute() and ".." not in config["output-dir"]

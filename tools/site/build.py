@@ -317,7 +317,8 @@ def with_quarto(config, pages, notebooks, others):
         write_nb(nb, PROC / page)
     for stem, (meta, text) in others.items():
         (PROC / f"{stem}.md").write_text(f"---\n{yaml.safe_dump(meta, allow_unicode=True)}---\n{text}", encoding="utf-8")
-    subprocess.run(["quarto", "render", str(PROC)], check=True)
+    if subprocess.run(["quarto", "render", str(PROC)]).returncode:
+        raise SystemExit("Quarto failed, and said why above; `python tools/site/build.py --pandoc` renders without it. _docs/ is as it was.")
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC / config["project"]["output-dir"], DOCS)
     for path in DOCS.glob("*.html"): path.write_text(finish(path.read_text(encoding="utf-8")), encoding="utf-8")
