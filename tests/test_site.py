@@ -410,9 +410,11 @@ def test_where_quarto_fails_the_last_pages_stay(tmp_path):
 def test_quarto_by_habit_is_told_what_to_type():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())["project"]
     assert not Path(config["output-dir"]).is_absolute() and ".." not in config["output-dir"]
-    done = subprocess.run([sys.executable, config["pre-render"]], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and "make docs" in done.stderr and len(done.stderr.splitlines()) == 1
-    assert {"/.quarto/", "**/*.quarto_ipynb"} <= set((ROOT / ".gitignore").read_text().splitlines())      # Quarto would write these lines into the file
+    for folder in (ROOT, ROOT / "nbs"):                    # one notebook rendered by its name is a project of its folder
+        script = yaml.safe_load((folder / "_quarto.yml").read_text())["project"]["pre-render"]
+        done = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 1 and "make docs" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert {"/.quarto/", "**/*.quarto_ipynb", "/nbs/.gitignore"} <= set((ROOT / ".gitignore").read_text().splitlines())      # Quarto would write these lines into the file
     setup = re.search(r"^\$\(READY\):.*?\n\n", (ROOT / "Makefile").read_text(), flags=re.DOTALL | re.MULTILINE)[0]        # and so say nbdev's commands
     assert all(f"nbdev_{name}" in setup for name in ("docs", "preview", "readme")) and f"cp {config['pre-render']}" in setup
 
