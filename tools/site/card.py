@@ -36,7 +36,7 @@ def chapter_card(base, number, title, description):
 
 def address(site, stem):
     "Where the card of a page will lie; pages beside the chapters share one."
-    return f"{site['site-url']}/{f'cards/{stem}' if stem[:2].isdigit() else 'card'}.png"
+    return f"{site['site-url']}/{f'cards/{stem}' if stem[2:3] == '_' else 'card'}.png"
 
 
 def write_cards(chapters, folder):
