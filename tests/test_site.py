@@ -369,7 +369,7 @@ def test_what_quarto_is_given(tmp_path):
     made = {p.stem for p in (copy / "_docs").glob("*.html") if MOVED not in p.read_text()}
     assert given | MADE == {n for n in made if not n.startswith("api_")} and "api_tokenizer" in made
     assert {"play", "card.png", "llms.txt", "sitemap.xml", "tokenizer.html", "names.json"} <= {p.name for p in (copy / "_docs").iterdir()}
-    assert '<td></td></tr></table><span id="cb1-1" style="--i:4">    x' in (copy / "_docs" / "index.html").read_text()
+    assert '<td></td></tr></table><span id="cb1-1" style="--i:4"><a' in (copy / "_docs" / "index.html").read_text()
     config = yaml.safe_load((copy / "_proc" / "_quarto.yml").read_text())
     chapters = [c for part in config["website"]["sidebar"]["contents"] if isinstance(part, dict) for c in part.get("contents", [])]
     assert {"text": "10 The tokenizer", "href": "10_tokenizer.ipynb"} in chapters
@@ -381,7 +381,7 @@ def test_what_quarto_is_given(tmp_path):
     assert (copy / "_proc" / config["website"]["favicon"]).is_file() and "pre-render" not in config["project"]
     for path in (copy / "_proc").glob("*.ipynb"):
         text = path.read_text()
-        assert "widget-view" not in text and SITE not in text
+        assert "widget-view" not in text and f"({SITE}" not in text
         ids = set(re.findall(r'<div id=\\"([^"]+)\\"></div>', text))
         for fragment in re.findall(r"\]\(#(nanochat_course[^)]*)\)", text): assert fragment in ids
         cells = json.loads(text)["cells"]
