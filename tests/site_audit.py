@@ -85,13 +85,13 @@ def audit(folder, names=None, with_axe=lambda name: True, dark=lambda name: Fals
     return rows
 
 
-def faults(row):
-    "What is wrong with a page, in words."
+def faults(row, most=1000):
+    "What is wrong with a page, in words; `most`: kB without figures."
     out = []
     if row["sideways"] > 0 or row["wide"]: out.append(f"scrolls sideways by {row['sideways']} at 360 pixels: {row['wide']}")
     if row["noAlt"] or row["broken"]: out.append(f"{row['noAlt']} pictures without alt text, {row['broken']} missing")
     if row["open"]: out.append(f"{row['open']} answers stand open")
-    if row["kilobytes"] > 1000: out.append(f"{row['kilobytes']} kB without figures")
+    if row["kilobytes"] > most: out.append(f"{row['kilobytes']} kB without figures")
     if row["headings"] != 1: out.append(f"{row['headings']} first headings")
     return out + [f"{what}: {x}" for what in ("foreign", "console", "axe") for x in row[what]]
 

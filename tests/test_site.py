@@ -15,7 +15,8 @@ import test_install
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ConfigParser(delimiters=["="])
 CONFIG.read(ROOT / "settings.ini")
-SITE = CONFIG["DEFAULT"]["doc_host"] + CONFIG["DEFAULT"]["doc_baseurl"]      # a link to this address is a link inside
+FOLDER = CONFIG["DEFAULT"]["doc_baseurl"]
+SITE = CONFIG["DEFAULT"]["doc_host"] + FOLDER      # a link to this address is a link inside
 
 spec = importlib.util.spec_from_file_location("build", ROOT / "tools" / "site" / "build.py")
 pytestmark = pytest.mark.timeout(1200)
@@ -32,7 +33,7 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
         if "id" in a: self.ids.append(a["id"])
-        if tag == "a" and a.get("href"): self.links.append(a["href"])
+        if tag == "a" and a.get("href"): self.links.append(re.sub(rf"^\./|^{FOLDER}/", "", a["href"]))
         if tag == "img": self.images.append((a.get("src", ""), a.get("alt", "")))
 
 
@@ -44,10 +45,17 @@ def checkout(folder):
     return folder
 
 
+RENDERERS = ["pandoc"] + ["quarto"] * bool(shutil.which("quarto"))                       # where Quarto is installed, its pages have to pass as well
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
+def renderer(request): return request.param
+
+
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
+def pages(renderer, tmp_path_factory):
     copy = checkout(tmp_path_factory.mktemp("site") / "repo")
-    done = subprocess.run([sys.executable, "tools/site/build.py", "--pandoc", "--no-model"], cwd=copy, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "tools/site/build.py", "--no-model", *["--pandoc"] * (renderer == "pandoc")], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     texts = {p.name: p.read_text() for p in (copy / "_docs").glob("*.html")}
     return {n: Page(t) for n, t in texts.items() if MOVED not in t}, copy / "_docs", done.stdout + done.stderr
@@ -55,6 +63,7 @@ def pages(tmp_path_factory):
 
 MOVED = 'http-equiv="refresh"'
 MADE = {"api", "references"}
+STYLES = {"quarto-bootstrap", "quarto-text-highlighting-styles"}      # Quarto's own: the light and the dark sheet have one id
 OWN = {p.stem for p in (ROOT / "tools" / "site" / "pages").glob("*.md")}
 
 
@@ -63,6 +72,11 @@ def test_a_page_for_every_notebook(pages):
     assert {p.stem for p in (ROOT / "nbs").glob("*.ipynb")} | OWN | MADE == {n for n in found if not n.startswith("api_")}
     for page in pages[0].values():                         # each is reached from everywhere, the page for lost ones excepted
         assert {f"{stem}.html" for stem in OWN - {"404"} | MADE} <= set(page.links)
+
+
+def test_the_page_for_lost_ones_works_in_every_folder(pages):
+    links = re.findall(r'<(?:a|link|script|img)\b[^>]* (?:href|src)="([^"]+)"', pages[0]["404.html"].text)
+    assert len(links) > 50 and all(link.startswith((FOLDER + "/", "https:", "#", "data:")) for link in links)
 
 
 def test_chapters_are_found_without_their_numbers(pages):
@@ -121,7 +135,7 @@ def test_no_link_inside_the_site_is_broken(pages):
             if target and target not in pages[0] and not (pages[1] / target).exists(): broken.append(f"{name}: {link}")
             elif fragment and (target or name) in pages[0] and fragment not in pages[0][target or name].ids: broken.append(f"{name}: {link}")
             to_names += fragment.startswith("nanochat_course.")
-        broken += [f"{name}: id {i} twice" for i in set(page.ids) if page.ids.count(i) > 1]
+        broken += [f"{name}: id {i} twice" for i in set(page.ids) - STYLES if page.ids.count(i) > 1]
     assert not broken
     assert to_names >= 30, "names in backticks are links to the cells that define them"
 
@@ -277,9 +291,10 @@ def test_wrapped_lines_know_their_indentation(pages):
     assert sum(bool(style) for style, _ in lines) > 1000
 
 
-def test_page_for_everybody(pages):
+def test_page_for_everybody(pages, renderer):
     for name, page in pages[0].items():
         assert not re.search(r"<th\b[^>]*>\s*</th>", page.text), f"{name}: an empty table header"
+        if renderer == "quarto": continue                  # the rest is Quarto's own
         assert '<button id="menu" type="button" aria-label="Chapters" aria-expanded="false" aria-controls="chapters">' in page.text
         assert f'<link rel="canonical" href="{SITE}/{name}">' in page.text
         for level, attributes, title in re.findall(r"<h([23])([^>]*)>(.*?)</h", page.text[page.text.index("<main"):], flags=re.DOTALL):
@@ -332,7 +347,8 @@ project = pathlib.Path(sys.argv[2])
 config = yaml.safe_load((project / "_quarto.yml").read_text())
 out = project / config["project"]["output-dir"]
 out.mkdir()
-for path in [*project.glob("*.ipynb"), *project.glob("*.md")]: (out / (path.stem + ".html")).write_text("<table><tr><th></th></tr></table>")
+LINE = '<table><tr><th></th></tr></table><span id="cb1-1"><a href="#cb1-1" aria-hidden="true" tabindex="-1"></a>    x = 1</span>'
+for path in [*project.glob("*.ipynb"), *project.glob("*.md")]: (out / (path.stem + ".html")).write_text(LINE)
 """
 
 
@@ -353,50 +369,84 @@ def test_what_quarto_is_given(tmp_path):
     made = {p.stem for p in (copy / "_docs").glob("*.html") if MOVED not in p.read_text()}
     assert given | MADE == {n for n in made if not n.startswith("api_")} and "api_tokenizer" in made
     assert {"play", "card.png", "llms.txt", "sitemap.xml", "tokenizer.html", "names.json"} <= {p.name for p in (copy / "_docs").iterdir()}
-    assert "<td></td>" in (copy / "_docs" / "index.html").read_text()
+    assert '<td></td></tr></table><span id="cb1-1" style="--i:4"><a' in (copy / "_docs" / "index.html").read_text()
     config = yaml.safe_load((copy / "_proc" / "_quarto.yml").read_text())
     chapters = [c for part in config["website"]["sidebar"]["contents"] if isinstance(part, dict) for c in part.get("contents", [])]
     assert {"text": "10 The tokenizer", "href": "10_tokenizer.ipynb"} in chapters
+    assert {"text": "00 First light", "href": "00_first_light.ipynb"} in config["website"]["sidebar"]["contents"]
+    assert {Path(c["href"]).stem for c in chapters} >= OWN - {"404"} | MADE and "page-footer" not in config["website"]     # too many links for a narrow screen
+    script = re.search('src="(.*?)"', config["format"]["html"]["include-after-body"]["text"])[1]
+    assert (copy / "_docs" / script).read_bytes() == (copy / "tools" / "site" / script).read_bytes()
     for theme in config["format"]["html"]["theme"].values(): assert (copy / "_proc" / theme[1]).is_file()
     assert (copy / "_proc" / config["website"]["favicon"]).is_file() and "pre-render" not in config["project"]
     for path in (copy / "_proc").glob("*.ipynb"):
         text = path.read_text()
-        assert "widget-view" not in text and SITE not in text
+        assert "widget-view" not in text and f"({SITE}" not in text
         ids = set(re.findall(r'<div id=\\"([^"]+)\\"></div>', text))
         for fragment in re.findall(r"\]\(#(nanochat_course[^)]*)\)", text): assert fragment in ids
-        assert len(json.loads(text)["cells"]) > 3
+        cells = json.loads(text)["cells"]
+        assert len(cells) > 3 and f"image: {SITE}/{f'cards/{path.stem}' if path.stem[:2].isdigit() else 'card'}.png" in "".join(cells[0]["source"])
+        for cell in cells:
+            outputs = [kind for output in cell.get("outputs", []) for kind in output.get("data", {})]
+            assert "text/html" not in outputs, "Quarto fetches jQuery from another host for this"
+            assert "image/png" not in outputs or re.search(r"#\| *fig-(alt|cap):", "".join(cell["source"])), "a picture without words"
+        if path.stem[:2].isdigit(): assert f'[notebook](notebooks/{path.name}){{data-noresolveinput=\\"\\"}}' in text     # the file is written after Quarto
+
+
+def test_where_quarto_fails_the_last_pages_stay(tmp_path):
+    copy = checkout(tmp_path / "repo")
+    for path in (copy / "nbs").glob("[1-9]*.ipynb"): path.unlink()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "quarto").write_text("#!/bin/sh\necho 'ERROR: a reason' >&2\nexit 3\n")
+    (tmp_path / "bin" / "quarto").chmod(0o755)
+    (copy / "_docs").mkdir()
+    (copy / "_docs" / "index.html").write_text("the last page")
+    env = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "tools/site/build.py", "--no-model"], cwd=copy, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and [line[:14] for line in done.stderr.splitlines()] == ["ERROR: a reaso", "Quarto failed,"]
+    assert (copy / "_docs" / "index.html").read_text() == "the last page"
 
 
 def test_quarto_by_habit_is_told_what_to_type():
     config = yaml.safe_load((ROOT / "_quarto.yml").read_text())["project"]
     assert not Path(config["output-dir"]).is_absolute() and ".." not in config["output-dir"]
-    done = subprocess.run([sys.executable, config["pre-render"]], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and "make docs" in done.stderr and len(done.stderr.splitlines()) == 1
+    for folder in (ROOT, ROOT / "nbs"):                    # one notebook rendered by its name is a project of its folder
+        script = yaml.safe_load((folder / "_quarto.yml").read_text())["project"]["pre-render"]
+        done = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 1 and "make docs" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert {"/.quarto/", "**/*.quarto_ipynb", "/nbs/.gitignore"} <= set((ROOT / ".gitignore").read_text().splitlines())      # Quarto would write these lines into the file
     setup = re.search(r"^\$\(READY\):.*?\n\n", (ROOT / "Makefile").read_text(), flags=re.DOTALL | re.MULTILINE)[0]        # and so say nbdev's commands
     assert all(f"nbdev_{name}" in setup for name in ("docs", "preview", "readme")) and f"cp {config['pre-render']}" in setup
+
+
+def host(pages):
+    "The folder of a host that has the site under its address there."
+    folder = pages[1].parent / "host"
+    folder.mkdir(exist_ok=True)
+    if not (folder / FOLDER[1:]).exists(): (folder / FOLDER[1:]).symlink_to(pages[1])
+    return folder
 
 
 @pytest.fixture(scope="module")
 def served(pages):
     "The site under a folder, as a host of project pages serves it, and a browser."
     if not chromium.find(): pytest.skip("needs chromium")
-    (pages[1].parent / "host").mkdir()
-    (pages[1].parent / "host" / "course").symlink_to(pages[1])
-    with site_audit.Site(pages[1].parent / "host") as address:
+    with site_audit.Site(host(pages)) as address:
         browser = site_audit.Watching()
         browser.begin()
-        try: yield f"{address}/course", browser
+        try: yield f"{address}{FOLDER}", browser
         finally: browser.close()
 
 
-def test_every_page_in_a_browser(pages):
+def test_every_page_in_a_browser(pages, renderer):
     "360 pixels, nothing from other hosts, no message on the console, no serious finding of axe, answers folded, at most 1 MB without figures."
     if not chromium.find(): pytest.skip("needs chromium")
     assert site_audit.axe(), "axe-core-python is missing"
-    rows = site_audit.audit(pages[1], sorted(pages[0]), with_axe=lambda name: not name.startswith("api_") or name == "api_gpt.html",
+    rows = site_audit.audit(host(pages), [f"{FOLDER[1:]}/{name}" for name in sorted(pages[0])], with_axe=lambda name: "/api_" not in name or name.endswith("/api_gpt.html"),
                             dark=lambda name: len(name) % 2)
     assert len(rows) == len(pages[0])
-    assert not {r["page"]: f for r in rows if (f := site_audit.faults(r))}
+    most = 1000 if renderer == "pandoc" else 2500          # kB: Quarto's own style sheets, scripts and icons have 1,600
+    assert not {r["page"]: f for r in rows if (f := site_audit.faults(r, most))}
 
 
 def test_the_audit_sees_what_is_wrong(tmp_path):
@@ -411,12 +461,13 @@ def test_the_audit_sees_what_is_wrong(tmp_path):
         assert fault in found, fault
 
 
-def test_search_by_keyboard(served, pages):
+def test_search_by_keyboard(served, pages, renderer):
     if "no search" in pages[2]: pytest.skip("pagefind is not installed")
+    if renderer == "quarto": return search_in_quarto(*served)
     address, browser = served
     browser.size(1200, 800)
     browser.open(f"{address}/index.html")
-    browser.wait("location.pathname.endsWith('/course/index.html') && document.readyState === 'complete'")
+    browser.wait("location.pathname.endsWith('/index.html') && document.readyState === 'complete'")
     browser.js("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true}))")
     browser.wait("document.getElementById('search').open && document.activeElement.id === 'query'")
     browser.type("rotary")
@@ -425,13 +476,21 @@ def test_search_by_keyboard(served, pages):
     browser.key("ArrowDown")
     browser.key("ArrowDown")
     target = browser.js("document.activeElement.href")
-    assert "/course/" in target and browser.js("document.activeElement.closest('#found') !== null")
+    assert FOLDER in target and browser.js("document.activeElement.closest('#found') !== null")
     browser.js("document.activeElement.click()")
     browser.wait(f"location.href === {json.dumps(target)} && document.readyState === 'complete'")
     browser.js("document.getElementById('search-open').click()")
     browser.type("train_bpe")
     browser.wait("document.querySelector('#found li.name a')?.textContent === 'train_bpe'")
     assert browser.js("document.querySelector('#found li.name a').href").endswith("10_tokenizer.html#nanochat_course.tokenizer.train_bpe")
+    (pages[1] / "no" / "such").mkdir(parents=True, exist_ok=True)       # what a host answers in any folder
+    shutil.copy(pages[1] / "404.html", pages[1] / "no" / "such" / "page.html")
+    browser.open(f"{address}/no/such/page.html")
+    browser.wait("location.pathname.endsWith('/no/such/page.html') && document.readyState === 'complete'")
+    browser.js("document.getElementById('search-open').click()")
+    browser.type("train_bpe")
+    browser.wait("document.querySelector('#found li.name a')?.textContent === 'train_bpe' && document.querySelectorAll('#found li.page').length > 2")
+    assert browser.js("[...document.querySelectorAll('#found a')].every(a => a.href.startsWith(%s))" % json.dumps(address + "/")) and "/no/" not in browser.js("document.querySelector('#found').innerHTML")
     browser.js("query.value = '☃☃'; query.dispatchEvent(new Event('input'))")
     browser.wait("told.textContent.startsWith('Nothing found')")
     browser.key("Escape")
@@ -439,8 +498,21 @@ def test_search_by_keyboard(served, pages):
     assert not browser.console
 
 
-def test_ticks_are_kept(served):
+def search_in_quarto(address, browser):
+    browser.size(1200, 800)
+    browser.open(f"{address}/index.html")
+    browser.wait("document.querySelector('#quarto-search input') !== null && document.readyState === 'complete'")
+    browser.js("document.querySelector('#quarto-search input').focus()")
+    for words, page in (("rotary", "11_attention.html"), ("train_bpe", "10_tokenizer.html")):
+        browser.js("(() => { const i = document.querySelector('#quarto-search input'); i.value = ''; i.dispatchEvent(new Event('input', {bubbles: true})); i.focus(); })()")
+        browser.type(words)
+        browser.wait(f"[...document.querySelectorAll('.aa-Panel a')].some(a => a.href.includes('{page}'))")
+    assert not browser.console
+
+
+def test_ticks_are_kept(served, renderer):
     address, browser = served
+    chapters = "nav.chapters" if renderer == "pandoc" else "#quarto-sidebar"
     go = lambda page: (browser.open(f"{address}/{page}"), browser.wait(f"location.pathname.endsWith('/{page}') && document.readyState === 'complete'"))
     go("index.html")
     assert browser.js("document.getElementById('progress').hidden")
@@ -450,12 +522,36 @@ def test_ticks_are_kept(served):
         assert browser.js("document.getElementById('read').getAttribute('aria-pressed')") == "true"
     go("index.html")
     assert browser.js("document.getElementById('progress').textContent").startswith("You have read 2 of ")
-    assert browser.js("document.querySelector('#progress a').getAttribute('href')") == "10_tokenizer.html"
-    assert browser.js("[...document.querySelectorAll('nav.chapters a:has(.tick)')].map(a => a.getAttribute('href'))") == ["00_first_light.html", "11_attention.html"]
+    assert browser.js("document.querySelector('#progress a').getAttribute('href').replace('./', '')") == "10_tokenizer.html"
+    assert browser.js(f"[...document.querySelectorAll('{chapters} a:has(.tick)')].map(a => a.getAttribute('href').replace('./', ''))") == ["00_first_light.html", "11_attention.html"]
     go("11_attention.html")
     browser.js("document.getElementById('read').click()")
     go("index.html")
     assert browser.js("document.querySelectorAll('.tick').length") == 1
+
+
+def test_ticks_on_a_page_of_quartos_shape(tmp_path):
+    "Quarto is not needed for this: a page with its sidebar."
+    if not chromium.find(): pytest.skip("needs chromium")
+    links = "".join(f'<div class="sidebar-item"><a href="./{stem}.html"><span>{stem[:2]} x</span></a></div>' for stem in ("10_tokenizer", "11_attention"))
+    page = f'<!doctype html><html lang="en"><title>x</title><link rel="icon" href="data:,"><nav id="quarto-sidebar"><div class="sidebar-item"><a href="./index.html">x</a></div>{links}</nav>' \
+           '<main><p id="progress" hidden></p><pre style="width:99px; overflow:auto">' + "wide " * 99 + '</pre></main><script src="reader.js"></script></html>'
+    for stem in ("10_tokenizer", "index"): (tmp_path / f"{stem}.html").write_text(page)
+    shutil.copy(ROOT / "tools" / "site" / "reader.js", tmp_path)
+    with site_audit.Site(tmp_path) as address:
+        browser = site_audit.Watching()
+        browser.begin()
+        try:
+            browser.open(f"{address}/10_tokenizer.html")
+            browser.wait("document.getElementById('read') && document.readyState === 'complete'")
+            assert browser.js("document.querySelector('pre').tabIndex") == 0
+            browser.js("document.getElementById('read').click()")
+            assert browser.js("[...document.querySelectorAll('a:has(.tick)')].map(a => a.getAttribute('href'))") == ["./10_tokenizer.html"]
+            browser.open(f"{address}/index.html")
+            browser.wait("!document.getElementById('read') && document.readyState === 'complete'")
+            assert browser.js("document.getElementById('progress').textContent") == "You have read 1 of 2 chapters. Next: 11 x"
+            assert not browser.console
+        finally: browser.close()
 
 
 def test_a_moved_address_keeps_its_fragment(served):

@@ -8,6 +8,7 @@ cite.py (the works that are named), elsewhere.py (Colab and Binder), book.py (EP
 import argparse, ast, base64, functools, html, http.server, importlib.util, json, os, re, shutil, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -16,6 +17,7 @@ import book, card, cite, elsewhere, extras
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE, NBS, PROC, DOCS = ROOT / "tools" / "site", ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
+ALT = "Figure made by the cell above"         # of a figure that says nothing of itself
 READER = "markdown+tex_math_dollars+pipe_tables+fenced_divs+raw_html+auto_identifiers-implicit_figures-yaml_metadata_block+lists_without_preceding_blankline"
 
 
@@ -113,6 +115,8 @@ def process(path, index, works=None, top=""):
             anchors = [f'<div id="nanochat_course.{modules[id(c)]}.{name}"></div>' for name in exports[id(c)]]
             if anchors: cells.append(mk_cell("\n".join(anchors), "markdown"))
         for o in c.get("outputs", []): show_elsewhere(o, path.stem, index)
+        if not re.search(r"#\| *fig-(alt|cap):", c.source) and any("image/png" in o.get("data", {}) for o in c.get("outputs", [])):
+            c.source = f'#| fig-alt: "{ALT}"\n{c.source}'
         cells.append(c)
     scripts = extras.play_scripts("\n".join(c.source for c in cells if c.cell_type == "markdown"))
     nb.nb.cells = cells + ([mk_cell(scripts.strip(), "markdown")] if scripts else [])
@@ -120,10 +124,12 @@ def process(path, index, works=None, top=""):
 
 
 def show_elsewhere(output, here, index):
-    "A stored output for readers without a kernel: a note instead of a widget, names linked in Markdown."
+    "A stored output for readers without a kernel: a note instead of a widget, names linked in Markdown; HTML as raw Markdown, since Quarto fetches jQuery from another host for the rest."
     data = output.get("data", {})
+    table = data.pop("text/html", None)
     if "application/vnd.jupyter.widget-view+json" in data:
         output["data"] = {"text/markdown": "::: {.widget}\nInteractive: run the notebook to try it.\n:::"}
+    elif table and "image/png" not in data: output["data"] = {"text/markdown": f'```{{=html}}\n<div class="table">{"".join(table)}</div>\n```'}
     elif "text/markdown" in data: data["text/markdown"] = link_names("".join(data["text/markdown"]), here, index)
 
 
@@ -144,7 +150,7 @@ def fence(text, attributes):
 
 def output_markdown(o, opts, stem, images):
     "One stored output as Markdown; images are written beside the page."
-    if o.output_type == "stream": return fence("".join(o.text).rstrip("\n"), ".output") if o.name == "stdout" and "".join(o.text).strip() else ""
+    if o.output_type == "stream": return fence("".join(o.text).rstrip("\n"), ".output" if o.name == "stdout" else ".output .error") if "".join(o.text).strip() else ""
     if o.output_type == "error": return fence(f"{o.ename}: {o.evalue}", ".output .error")
     data = {k: v if isinstance(v, str) else "".join(v) if isinstance(v, list) else v for k, v in o.data.items()}
     for kind, suffix in (("image/svg+xml", "svg"), ("image/png", "png")):
@@ -155,9 +161,8 @@ def output_markdown(o, opts, stem, images):
             raw = data[kind].encode() if suffix == "svg" else base64.b64decode(data[kind])
             (DOCS / name).write_bytes(raw)
             width = f' width="{int.from_bytes(raw[16:20], "big") * 10 // 11}"' if suffix == "png" else ""
-            alt = html.escape(str(opts.get("fig-alt") or opts.get("fig-cap") or "Figure made by the cell above"), quote=True)
+            alt = html.escape(str(opts.get("fig-alt") or opts.get("fig-cap") or ALT), quote=True)
             return f'\n\n<img src="{name}" alt="{alt}"{width} loading="lazy">\n\n'
-    if "text/html" in data: return "\n\n```{=html}\n<div class=\"table\">" + data["text/html"] + "</div>\n```\n\n"
     if "text/markdown" in data: return "\n\n" + data["text/markdown"] + "\n\n"
     return fence(data.get("text/plain", "").rstrip("\n"), ".output") if data.get("text/plain", "").strip() else ""
 
@@ -225,15 +230,28 @@ def without_empty_headers(page):
     return re.sub(r"<th((?: [^>]*)?)>\s*</th>", r"<td\1></td>", page)
 
 
-def finish(page):
-    "What pandoc leaves out: each line's indentation, for the lines that go on below, and a link at each heading."
+def with_indentation(page):
+    "Each line of code says how far in it begins, so that what goes on below can go on further in."
     def indent(m):
         spaces = len(m[2]) - len(m[2].lstrip(" "))
         return f'<span id="{m[1]}" style="--i:{spaces}">{m[0][m[0].index(">") + 1:]}' if spaces else m[0]
-    page = re.sub(r'<span id="(cb\d+-\d+)"><a href="#cb\d+-\d+" aria-hidden="true" tabindex="-1"></a>(?:<span[^>]*>)?( *)', indent, page)
-    page = re.sub(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>',
+    return re.sub(r'<span id="(cb\d+-\d+)"><a href="#cb\d+-\d+" aria-hidden="true" tabindex="-1"></a>(?:<span[^>]*>)?( *)', indent, page)
+
+
+def finish(page):
+    "What both renderers leave out."
+    return without_empty_headers(with_indentation(page))
+
+
+def with_heading_links(page):
+    "A link at each heading; Quarto makes its own."
+    return re.sub(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>',
                   r'<h\1\2 id="\3"\4>\5 <a class="anchor" href="#\3" data-pagefind-ignore aria-label="Link to this section">#</a></h\1>', page, flags=re.DOTALL)
-    return without_empty_headers(page)
+
+
+def from_anywhere(page, site):
+    "A host answers a wrong address in any folder with the page for lost ones: its links begin at the host, as Quarto makes them."
+    return re.sub(r'(href|src)="(?!\w+:|#|/)', rf'\1="{urlsplit(site["site-url"]).path}/', page)
 
 
 def find_pandoc():
@@ -259,9 +277,8 @@ def with_pandoc(config, pages, notebooks, others):
         meta, text = texts[stem]
         i, out = order.index(stem) if stem in order else -2, DOCS / f"{stem}.html"
         variables = dict(sitetitle=site["title"], nav=nav_html(pages, titles, stem, beside), prev=near(i - 1, "prev"), next=near(i + 1, "next"),
-                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=f"{site['site-url']}/{f'cards/{stem}' if stem in order and stem != 'index' else 'card'}.png")
+                         repo=site["repo-url"], url=f"{site['site-url']}/{stem}.html", card=card.address(site, stem))
         if search: variables["search"] = "yes"
-        if stem[:2].isdigit(): variables["chapter"] = stem
         if stem.startswith("api"): variables["reference"] = "yes"
         metadata = dict(title=titles[stem], pagetitle=f"{titles[stem]} | {site['title']}", description=meta.get("description", ""))
         args = [pandoc, "-f", READER, "-t", "html5", "--mathml", "--toc", "--toc-depth=3", "--template", str(HERE / "page.html"),
@@ -270,7 +287,8 @@ def with_pandoc(config, pages, notebooks, others):
         for k, v in metadata.items(): args += ["-M", f"{k}={v}"]
         done = subprocess.run(args, input=text, text=True, capture_output=True)
         if done.returncode: raise SystemExit(f"pandoc failed on {stem}: {done.stderr}")
-        out.write_text(finish(out.read_text(encoding="utf-8")), encoding="utf-8")
+        page = with_heading_links(finish(out.read_text(encoding="utf-8")))
+        out.write_text(from_anywhere(page, site) if stem == "404" else page, encoding="utf-8")
         return [f"{stem}: {line}" for line in done.stderr.splitlines() if line.strip()]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool: warnings = [w for ws in pool.map(render, texts) for w in ws]
@@ -284,19 +302,26 @@ def with_quarto(config, pages, notebooks, others):
     shutil.rmtree(PROC, ignore_errors=True)
     shutil.copytree(HERE, PROC / "tools" / "site", ignore=shutil.ignore_patterns("*.py", "__pycache__", "page.*"))
     number = lambda page: {"text": f"{page[:2]} {title(notebooks[page])}", "href": page} if page[:2].isdigit() else page
-    for item in config["website"]["sidebar"]["contents"]:
-        if not isinstance(item, str): item["contents"] = [number(page) for page in item["contents"] if page in notebooks]
+    numbered = lambda pages: [number(page) for page in pages if page in notebooks]
+    site = config["website"]
     beside = [{"text": text, "href": f"{stem}.md"} for stem, text in footer_pages(config)]
-    config["website"]["sidebar"]["contents"].append({"section": "Beside the chapters", "contents": beside})
+    site["sidebar"]["contents"] = [part for item in site["sidebar"]["contents"] for part in
+                                   (numbered([item]) if isinstance(item, str) else [item | {"contents": numbered(item["contents"])}])]
+    site["sidebar"]["contents"].append({"section": "Beside the chapters", "contents": beside})
+    site.pop("page-footer")                                # its links stand in the sidebar, as in pandoc's pages
     config["project"].pop("pre-render")
     (PROC / "_quarto.yml").write_text(yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
-    for page, nb in notebooks.items(): write_nb(nb, PROC / page)
+    for page, nb in notebooks.items():
+        meta = front(nb) | {"image": card.address(site, Path(page).stem)}
+        nb.cells[0].source = f"---\n{yaml.safe_dump(meta, allow_unicode=True)}---"
+        write_nb(nb, PROC / page)
     for stem, (meta, text) in others.items():
         (PROC / f"{stem}.md").write_text(f"---\n{yaml.safe_dump(meta, allow_unicode=True)}---\n{text}", encoding="utf-8")
-    subprocess.run(["quarto", "render", str(PROC)], check=True)
+    if subprocess.run(["quarto", "render", str(PROC)]).returncode:
+        raise SystemExit("Quarto failed, and said why above; `python tools/site/build.py --pandoc` renders without it. _docs/ is as it was.")
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC / config["project"]["output-dir"], DOCS)
-    for path in DOCS.glob("*.html"): path.write_text(without_empty_headers(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in DOCS.glob("*.html"): path.write_text(finish(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def front(nb):

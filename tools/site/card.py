@@ -34,6 +34,11 @@ def chapter_card(base, number, title, description):
     return card
 
 
+def address(site, stem):
+    "Where the card of a page will lie; pages beside the chapters share one."
+    return f"{site['site-url']}/{f'cards/{stem}' if stem[2:3] == '_' else 'card'}.png"
+
+
 def write_cards(chapters, folder):
     "One card for each chapter: {page: (title, description)}."
     folder.mkdir(exist_ok=True)

@@ -31,7 +31,7 @@ def links(stem, site, ref, reference=()):
     colab = f"https://colab.research.google.com/github/{name}/blob/notebooks/{stem}.ipynb"
     binder = f"https://mybinder.org/v2/gh/{name}/{ref}?labpath=nbs%2F{stem}.ipynb"
     names = "".join(f" · API: [{module}]({page}.md)" for module, page in reference)
-    return f"::: {{.run data-pagefind-ignore=\"\"}}\nRun it: [Colab]({colab}) · [Binder]({binder}) · [notebook](notebooks/{stem}.ipynb), or `make lab` on your own machine{names}\n:::"
+    return f"::: {{.run data-pagefind-ignore=\"\"}}\nRun it: [Colab]({colab}) · [Binder]({binder}) · [notebook](notebooks/{stem}.ipynb){{data-noresolveinput=\"\"}}, or `make lab` on your own machine{names}\n:::"
 
 
 def with_setup(nb, repo, ref):

@@ -137,4 +137,4 @@ def write_search(docs):
 def write_files(docs):
     "Scripts, styles and pictures that pages name."
     shutil.copytree(HERE / "play", docs / "play", dirs_exist_ok=True)
-    shutil.copy(HERE / "card.png", docs / "card.png")
+    for name in ("card.png", "reader.js"): shutil.copy(HERE / name, docs / name)

@@ -1,5 +1,6 @@
 // Search: pagefind's index, loaded when it is first asked for; a dialog that needs no mouse.
 const search = document.getElementById("search"), query = document.getElementById("query"), found = document.getElementById("found"), told = document.getElementById("told");
+const siteAddress = new URL(".", document.currentScript.src);
 let pagefind, names, latest = 0;
 
 const searchButton = document.getElementById("search-open");
@@ -38,10 +39,10 @@ function entry(href, title, excerpt, kind) {
 
 // Names of the package that begin like the word that was typed, an exact one first.
 async function defined(word) {
-  names ??= await (await fetch("names.json")).json();
+  names ??= await (await fetch(new URL("names.json", siteAddress))).json();
   if (!/^[A-Za-z_][\w.]{2,}$/.test(word)) return [];
   const low = word.toLowerCase(), starts = Object.keys(names).filter(name => name.toLowerCase().startsWith(low));
-  return starts.sort((a, b) => a.length - b.length).slice(0, 3).map(name => entry(names[name], name, "defined here", "page name"));
+  return starts.sort((a, b) => a.length - b.length).slice(0, 3).map(name => entry(new URL(names[name], siteAddress), name, "defined here", "page name"));
 }
 
 async function look() {
