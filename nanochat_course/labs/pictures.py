@@ -181,7 +181,7 @@ def draw_blocks(
     ax.plot([2.71, 4.9], [low + 0.87, low + 0.87], color=INK, lw=2.2)
     arrow(ax, (4.8, low + 0.87), (5.02, low + 0.87), color=INK, width=2.2)
 
-# %% ../../nbs/94_pictures.ipynb #c6864f2a
+# %% ../../nbs/94_pictures.ipynb #209667f6
 BLOCK = ("norm", "attention", "MLP", "stream")
 
 def draw_block(
@@ -193,7 +193,7 @@ def draw_block(
     fill = lambda name: LIT if name in lit else PLAIN
     ax, stream = sheet(7.4, 2.1), 1.7
     color = "#c2410c" if "stream" in lit else INK
-    ax.plot([0.25, 7.0], [stream, stream], color=color, lw=3)
+    ax.plot([0.25, 7.08], [stream, stream], color=color, lw=3)
     ax.plot(7.12, stream, ">", ms=9, color=color)
     label(ax, 0.75, stream + 0.2, f"stream (T, {C})", 8.5)
     parts = (("attention", 0.55, "look at earlier\ntokens"), ("MLP", 3.95, "think about\nwhat was found"))
