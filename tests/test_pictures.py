@@ -52,6 +52,7 @@ def test_a_drawing_can_be_read(name):
         under = [p for p in patches if p.get_window_extent().contains(*middle)]
         ground = under[-1].get_facecolor() if under else P.PAPER
         assert P.contrast(text.get_color(), ground) >= 4.5, f"{text} on {ground}"
+        assert P.contrast(P.turned(text.get_color()), P.turned(ground)) >= 4.5, f"{text} on {ground}, on a dark page"
         if under:
             frame = under[-1].get_window_extent()
             assert frame.x0 - 1 <= extent.x0 and extent.x1 <= frame.x1 + 1, f"{text} is wider than its box"

@@ -9,7 +9,7 @@
     python tools/notebook.py export           export all notebooks and write the module index
     python tools/notebook.py check            fail when a notebook is not clean or a module is not what its notebook exports
 """
-import fcntl, hashlib, os, re, subprocess, sys, tempfile, time
+import fcntl, hashlib, json, os, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ NBS, PAIRS, LIB = ROOT / "nbs", ROOT / ".pairs", ROOT / "nanochat_course"
 EXERCISES = ROOT / "tests" / "exercises"
 SLOW = ["00_first_light", "62_optimizer_lab", "43_mid_train", "61_zero3", "44_chat_sft", "23_dataloader", "55_doctor", "60_zero2", "27_train", "33_base_eval",
         "45_chat_rl", "22_corpus", "48_preferences"]           # more than half a minute: they begin, so that two workers end together
+WIDGET, WIDGETS = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 os.chdir(ROOT)
 
 
@@ -69,6 +70,32 @@ def clean(path):
     process_write(warn_msg=f"cannot clean {path}", proc_nb=partial(clean_nb, clear_all=False, allowed_cell_metadata_keys=["jupyter"]), f_in=path)
 
 
+def widgets_shown(nb):
+    "The ids of the widgets that cells show."
+    views = [output.get("data", {}).get(WIDGET) for cell in nb.cells for output in cell.get("outputs", [])]
+    return [view["model_id"] for view in views if view]
+
+
+def keep_widgets(nb):
+    "Of the widgets' saved state keep what cells show, under ids that are the same in each run; a progress bar that has ended is not shown."
+    for cell in nb.cells:
+        if cell.cell_type != "code": continue
+        bar = lambda data: WIDGET in data and re.search(r"\d+%\|", data.get("text/plain", ""))
+        cell.outputs = [output for output in cell.outputs if not bar(output.get("data", {}))]
+    saved = nb.metadata.pop("widgets", {}).get(WIDGETS, {}).get("state", {})
+    queue, ids = widgets_shown(nb), {}
+    for model in queue:                                     # it grows: a box has children, a slider a layout
+        if model in ids or model not in saved: continue
+        ids[model] = f"{len(ids):032x}"
+        queue += re.findall(r"IPY_MODEL_(\w+)", json.dumps(saved[model]))
+    if not ids: return
+    renamed = lambda text: re.sub("|".join(ids), lambda m: ids[m[0]], text)
+    nb.metadata["widgets"] = {WIDGETS: dict(state=json.loads(renamed(json.dumps({m: saved[m] for m in ids}))), version_major=2, version_minor=0)}
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            if WIDGET in output.get("data", {}): output.data[WIDGET]["model_id"] = renamed(output.data[WIDGET]["model_id"])
+
+
 def write(nb, path):
     import nbformat
     stable_ids(nb)
@@ -92,9 +119,12 @@ def draft(name):
     path = NBS / f"{name}.ipynb"
     if path.exists():
         import nbformat
-        outputs = {c.source: c.outputs for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"}
+        before = nbformat.read(path, as_version=4)
+        outputs = {c.source: c.outputs for c in before.cells if c.cell_type == "code"}
         for c in nb.cells:
             if c.cell_type == "code": c.outputs = outputs.get(c.source, [])
+        if "widgets" in before.metadata: nb.metadata["widgets"] = before.metadata["widgets"]
+        keep_widgets(nb)
     write(nb, path)
     export(path)
     clean(path)
@@ -107,7 +137,7 @@ def skipped(cell):
 def execute(name, nb, more=()):
     "Run all code cells of a notebook, and then `more` cells in the same kernel. Ends the program at a cell that fails."
     from nbclient import NotebookClient
-    client = NotebookClient(nb, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(NBS)}}, store_widget_state=False, skip_cells_with_tag="")
+    client = NotebookClient(nb, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(NBS)}}, store_widget_state=True, skip_cells_with_tag="")
     cells, start = len(nb.cells), time.time()
     nb.cells.extend(more)
     try:
@@ -122,6 +152,7 @@ def execute(name, nb, more=()):
                     where = f"cell {i}" if i < cells else f"tests/exercises/{name}.py, part {i - cells + 1}"
                     raise SystemExit(f"{name}, {where}, failed:\n{cell.source}\n\n{e}") from None
                 if time.time() - t > 5: print(f"   cell {i}: {time.time() - t:.1f} s: {cell.source.splitlines()[-1][:80]}")
+        client.set_widgets_metadata()
     finally: del nb.cells[cells:]
     print(f"{name}: {sum(c.cell_type == 'code' for c in nb.cells)} code cells in {time.time() - start:.1f} s")
 
@@ -132,7 +163,9 @@ def run(name):
     nb = nbformat.read(path, as_version=4)
     os.environ.pop("MPLBACKEND", None)                      # figures are to be stored
     try: execute(name, nb)
-    finally: write(nb, path)
+    finally:
+        keep_widgets(nb)
+        write(nb, path)
     clean(path)
 
 

@@ -442,7 +442,7 @@ def race_surfaces(
     "Every contender on every surface, each with its best learning rate."
     return {s: {n: best_rate(lambda: on_surface(SURFACES[s]), n, steps) for n in names} for s in surfaces}
 
-# %% ../../nbs/62_optimizer_lab.ipynb #7481b460
+# %% ../../nbs/62_optimizer_lab.ipynb #4f717651
 def color_of(
     name:str,         # of a contender
 )->str:
@@ -458,7 +458,7 @@ def draw_path(
     "Contours of a surface, its minima, and a path."
     side = lambda low, high: torch.linspace(low, high, 100)
     x, y = torch.meshgrid(side(*surface.view[:2]), side(*surface.view[2:]), indexing="xy")
-    lines = dict(colors="#7f7f7f", linewidths=0.5, linestyles="-", alpha=0.4, antialiased=False)
+    lines = dict(colors="0.4", linewidths=0.5, linestyles="-", alpha=0.4, antialiased=False)
     ax.contour(x, y, (surface.loss(x, y) + 3e-3).log(), levels=6, **lines)
     ax.plot(path[:, 0, 0], path[:, 1, 0], "o-", ms=1.8, lw=0.9, color=color)
     for goal in surface.goals: ax.plot(*goal, "*", ms=7, color="C6", zorder=5)

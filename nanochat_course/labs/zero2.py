@@ -34,8 +34,8 @@ def draw_ranks(
         for p, value in enumerate(row):
             digits = "" if value is None else f"{value:g}"
             is_sum = len(digits.rstrip("0")) > 1
-            color = "none" if value is None else "#9f9f9f" if is_sum else f"C{len(digits) - 1}"
-            ax.add_patch(Rectangle((p - 0.45, r - 0.45), 0.9, 0.9, facecolor=color, edgecolor="#7f7f7f", linewidth=0.8))
+            color = "none" if value is None else "0.4" if is_sum else f"C{len(digits) - 1}"
+            ax.add_patch(Rectangle((p - 0.45, r - 0.45), 0.9, 0.9, facecolor=(color, 0.4), edgecolor="0.4", linewidth=0.8))
             ax.text(p, r, digits, ha="center", va="center", fontsize=8, color="black")
     ax.set(xlim=(-0.6, len(rows) - 0.4), ylim=(len(rows) - 0.4, -0.6), aspect="equal", xticks=[], yticks=[])
     ax.set_title(title, fontsize=9)

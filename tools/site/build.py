@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import book, card, cite, elsewhere, extras
+import book, card, cite, elsewhere, extras, widgets
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE, NBS, PROC, DOCS = ROOT / "tools" / "site", ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
@@ -95,6 +95,8 @@ def process(path, index, works=None, top=""):
     from nbdev.process import NBProcessor
     from nbdev.processors import hide_, hide_line, populate_language, rm_header_dash, strip_ansi
     raw = json.loads(path.read_text(encoding="utf-8"))
+    saved = widgets.saved(raw)
+    raw["metadata"].pop("widgets", None)                    # or Quarto would ask another host for scripts
     first = "".join(raw["cells"][0]["source"]) + "\n"
     head = re.match(r"# (.*)\n+(?:> (.*)\n*)?", first)
     front = yaml.safe_dump(dict(title=head[1], description=head[2] or ""), allow_unicode=True)
@@ -114,7 +116,7 @@ def process(path, index, works=None, top=""):
             c.source = f'#| classes: export\n#| module: nanochat_course.{modules[id(c)]}\n{c.source}'
             anchors = [f'<div id="nanochat_course.{modules[id(c)]}.{name}"></div>' for name in exports[id(c)]]
             if anchors: cells.append(mk_cell("\n".join(anchors), "markdown"))
-        for o in c.get("outputs", []): show_elsewhere(o, path.stem, index)
+        for o in c.get("outputs", []): show_elsewhere(o, path.stem, index, saved, any('class="play"' in before.source for before in cells))
         if not re.search(r"#\| *fig-(alt|cap):", c.source) and any("image/png" in o.get("data", {}) for o in c.get("outputs", [])):
             c.source = f'#| fig-alt: "{ALT}"\n{c.source}'
         cells.append(c)
@@ -123,13 +125,13 @@ def process(path, index, works=None, top=""):
     return nb.nb
 
 
-def show_elsewhere(output, here, index):
-    "A stored output for readers without a kernel: a note instead of a widget, names linked in Markdown; HTML as raw Markdown, since Quarto fetches jQuery from another host for the rest."
+def show_elsewhere(output, here, index, saved, moves_above):
+    "A stored output for readers without a kernel: a still picture instead of a widget, names linked in Markdown; HTML as raw Markdown, since Quarto fetches jQuery from another host for it."
     data = output.get("data", {})
-    table = data.pop("text/html", None)
-    if "application/vnd.jupyter.widget-view+json" in data:
-        output["data"] = {"text/markdown": "::: {.widget}\nInteractive: run the notebook to try it.\n:::"}
-    elif table and "image/png" not in data: output["data"] = {"text/markdown": f'```{{=html}}\n<div class="table">{"".join(table)}</div>\n```'}
+    shown = data.pop("text/html", None)
+    if shown: shown = f'<div class="table">{"".join(shown)}</div>' if "image/png" not in data else None
+    if widgets.VIEW in data: shown = widgets.on_a_page(data[widgets.VIEW]["model_id"], saved, moves_above)
+    if shown: output["data"] = {"text/markdown": f"```{{=html}}\n{shown}\n```"}
     elif "text/markdown" in data: data["text/markdown"] = link_names("".join(data["text/markdown"]), here, index)
 
 

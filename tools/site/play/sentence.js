@@ -5,7 +5,7 @@
   const cells = values => values.map(v => el("td", { class: "n" }, typeof v === "number" ? v.toFixed(2) : v));
   const chapters = { "10_tokenizer": "The tokenizer", "11_attention": "Attention", "12_gpt": "The GPT", "20_newton_schulz": "Newton-Schulz", "27_train": "The training loop",
     "40_engine": "The engine", "44_chat_sft": "Supervised fine-tuning", "45_chat_rl": "Reinforcement learning" };
-  const shade = p => ({ class: "n", style: `background: color-mix(in srgb, var(--blue) ${Math.round(70 * p)}%, transparent)` });
+  const shade = p => ({ class: "n", style: `background: color-mix(in srgb, var(--blue) ${Math.round(60 * p)}%, transparent)` });
   const table = (head, rows) => el("table", {},
     el("thead", {}, el("tr", {}, head.map((text, i) => el(i ? "th" : "td", i ? { class: "n" } : {}, text)))), el("tbody", {}, rows));
   const row = (name, chosen, ...rest) => el("tr", chosen ? { class: "chosen" } : {}, el("td", {}, name), ...rest);
