@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUBIC', 'QUINTIC', 'minimax_quintic', 'polar_express_coefficients', 'unit_norm', 'fast_dtype', 'symmetric_product',
-           'gram', 'add_product', 'one_step', 'two_steps', 'orthogonalize', 'newton_schulz', 'polar_express']
+           'gram', 'add_product', 'one_visit', 'orthogonalize', 'newton_schulz', 'polar_express']
 
 # %% ../nbs/20_newton_schulz.ipynb #dc30a374
 import math
@@ -54,7 +54,7 @@ def polar_express_coefficients(
         triples.append((a / t, b / t**3, c / t**5))
     return tuple(triples)
 
-# %% ../nbs/20_newton_schulz.ipynb #d5be6b16
+# %% ../nbs/20_newton_schulz.ipynb #d34095c8
 def unit_norm(
     G:torch.Tensor,     # (K, m, n)
     dtype,              # of the result
@@ -79,7 +79,9 @@ def unit_norm(
 def _norms(X): return torch.stack([torch.dot(x, x) for x in X]).sqrt()           # one by one: no sum depends on K
 
 @lru_cache
-def fast_dtype(device)->torch.dtype: # asked once for each device
+def fast_dtype(
+    device:torch.device, # asked once for each
+)->torch.dtype:          # of matrix products: bfloat16 where the processor has it, else float32
     "The dtype in which this device multiplies fastest."
     return detect_dtype(device)
 
@@ -104,7 +106,7 @@ def symmetric_product(
             s[j:, i:j] = s[i:j, j:].mT
     return S
 
-# %% ../nbs/20_newton_schulz.ipynb #56cfe0a6
+# %% ../nbs/20_newton_schulz.ipynb #57e82900
 def gram(
     X:torch.Tensor,     # (K, m, n)
 )->torch.Tensor:        # X X^T or X^T X, whichever is smaller
@@ -119,63 +121,54 @@ def add_product(
     "Multiply on the short side."
     return torch.baddbmm(X, P, X, beta=beta) if X.shape[-2] <= X.shape[-1] else torch.baddbmm(X, X, P, beta=beta)
 
-def one_step(
+def one_visit(
     X:torch.Tensor,     # (K, m, n)
-    t:tuple,            # (a, b, c)
-)->torch.Tensor:        # a X + b (X X^T) X + c (X X^T)^2 X
-    "One step of the iteration, on a stack of matrices."
-    a, b, c = t
-    A = gram(X)
-    return add_product(X, symmetric_product(A, A, A, b, c), a)
+    triples,            # (a, b, c) of each step
+)->torch.Tensor:        # like `X`, after these steps
+    "Steps that touch the large matrix twice in all: between them only its Gram matrix is kept up to date."
+    A, P, q = gram(X), None, 1.                             # so far, X has become (q I + P) X
+    for k, (a, b, c) in enumerate(triples):
+        B = symmetric_product(A, A, A, b, c)                # this step multiplies with a I + B
+        if k + 1 < len(triples):
+            C = symmetric_product(A, B, A, a)               # A (a I + B)
+            A = symmetric_product(C, B, C, a)               # (a I + B) A (a I + B): the next Gram matrix
+        if P is None: P = B
+        else: P = symmetric_product(P, B, P, a).add_(B, alpha=q)   # (a I + B) (q I + P) = a q I + this
+        q *= a
+    return add_product(X, P, q)
 
-def two_steps(
-    X:torch.Tensor,     # (K, m, n)
-    t1:tuple, t2:tuple, # (a, b, c) of the first and of the second step
-)->torch.Tensor:        # the same as `one_step(one_step(X, t1), t2)`, up to rounding
-    "Two steps that touch the large matrix only twice: the second works on the small matrix X X^T."
-    (a1, b1, c1), (a2, b2, c2) = t1, t2
-    A = gram(X)                                                        # the step is (a1 I + B) X with
-    B = symmetric_product(A, A, A, b1, c1)                             # B = b1 A + c1 A A
-    C = symmetric_product(A, B, A, a1)                                 # A (a1 I + B)
-    A = symmetric_product(C, B, C, a1)                                 # (a1 I + B) A (a1 I + B): X X^T after the step
-    D = symmetric_product(A, A, A, b2, c2)
-    P = symmetric_product(D, B, D, a1).add_(B, alpha=a2)               # (a2 I + D)(a1 I + B) = a1 a2 I + P
-    return add_product(X, P, a1 * a2)
-
-# %% ../nbs/20_newton_schulz.ipynb #5c2e67e0
+# %% ../nbs/20_newton_schulz.ipynb #593efaea
 def orthogonalize(
-    G:torch.Tensor,     # (…, m, n), a matrix or a stack of matrices
-    triples,            # one (a, b, c) per step
-    dtype=None,         # dtype of the products; None takes what is fast on the device
-    pairs:bool=None,    # take steps two at a time; None does so where n >= 2 m or m >= 2 n
-)->torch.Tensor:        # like `G`, in `dtype`
+    G:torch.Tensor,      # (…, m, n), a matrix or a stack of matrices
+    triples,             # one (a, b, c) per step
+    dtype=None,          # dtype of the products; None takes what is fast on the device
+    visit_steps:int=None,# steps for each visit to the matrix; None takes 3 where n >= 2 m or m >= 2 n, else 1
+)->torch.Tensor:         # like `G`, in `dtype`
     "Scale each matrix to norm 1 and apply one odd polynomial after the other to its singular values."
     if G.ndim < 2: raise CourseError(f"orthogonalisation takes matrices, this tensor has shape {tuple(G.shape)}")
     if G.numel() == 0: return G.to(dtype or fast_dtype(G.device))
     X = unit_norm(G.reshape(-1, *G.shape[-2:]), dtype or fast_dtype(G.device))
     short, long = sorted(X.shape[-2:])
-    if pairs is None: pairs = long >= 2 * short
-    single = len(triples) % 2 if pairs else len(triples)
-    for t in triples[:single]: X = one_step(X, t)
-    for t1, t2 in zip(triples[single::2], triples[single+1::2]): X = two_steps(X, t1, t2)
+    if visit_steps is None: visit_steps = 3 if long >= 2 * short else 1
+    for k in range(0, len(triples), visit_steps): X = one_visit(X, triples[k:k+visit_steps])
     return X.reshape(G.shape)
 
-# %% ../nbs/20_newton_schulz.ipynb #42221267
+# %% ../nbs/20_newton_schulz.ipynb #8444662f
 def newton_schulz(
     G:torch.Tensor,       # (…, m, n), a matrix or a stack of matrices
     steps:int=5,          # number of steps
     coefficients=QUINTIC, # (a, b, c), used in every step
     dtype=None,           # dtype of the products; None takes what is fast on the device
-    pairs:bool=None,      # take steps two at a time; None does so for wide and tall matrices
+    visit_steps:int=None, # steps for each visit to the matrix; None takes 3 for wide and tall ones, else 1
 )->torch.Tensor:          # like `G`, in `dtype`: singular vectors kept, singular values near 1
     "Orthogonalise `G` with one polynomial applied `steps` times (Keller Jordan 2024)."
-    return orthogonalize(G, (tuple(coefficients),) * steps, dtype, pairs)
+    return orthogonalize(G, (tuple(coefficients),) * steps, dtype, visit_steps)
 
 def polar_express(
     G:torch.Tensor,       # (…, m, n), a matrix or a stack of matrices
     steps:int=5,          # number of steps
     dtype=None,           # dtype of the products; None takes what is fast on the device
-    pairs:bool=None,      # take steps two at a time; None does so for wide and tall matrices
+    visit_steps:int=None, # steps for each visit to the matrix; None takes 3 for wide and tall ones, else 1
 )->torch.Tensor:          # like `G`, in `dtype`: singular vectors kept, singular values near 1
     "Orthogonalise `G` with the best polynomial for each step (Amsel et al. 2025, arXiv 2505.16932)."
-    return orthogonalize(G, polar_express_coefficients(steps), dtype, pairs)
+    return orthogonalize(G, polar_express_coefficients(steps), dtype, visit_steps)
