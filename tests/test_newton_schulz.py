@@ -21,7 +21,7 @@ def loop(G, triples):
 def relative(a, b): return ((a.double() - b).norm() / b.norm()).item()
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("visit_steps", [None, 1, 2, 3])
+@pytest.mark.parametrize("visit_steps", [None, 1, 2])
 def test_is_the_polynomial(shape, visit_steps):
     torch.manual_seed(0)
     G = torch.randn(shape)
@@ -114,7 +114,7 @@ HARD = {"1 order": torch.logspace(0, -1, 128), "3 orders": torch.logspace(0, -3,
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("method", ["quintic", "polar"])
 @pytest.mark.parametrize("tall", [False, True])
-def test_visits_of_three_steps_are_as_good_as_single_steps(name, method, tall):
+def test_visits_of_two_steps_are_as_good_as_single_steps(name, method, tall):
     "Condition numbers up to a million and matrices without full rank, against the definition in float64; five steps on one Gram matrix are not."
     G = with_singular_values(HARD[name].double())
     triples = (ns.QUINTIC,) * 5 if method == "quintic" else ns.polar_express_coefficients(5)
@@ -125,7 +125,7 @@ def test_visits_of_three_steps_are_as_good_as_single_steps(name, method, tall):
     assert off(torch.float32, None)[0] < 2e-4
     single, (visits, largest) = off(torch.bfloat16, 1)[0], off(torch.bfloat16, None)
     assert visits < 0.04 + 1.2 * single and largest < 1.25
-    if name == "one loud": assert off(torch.bfloat16, 5)[0] > 100 and off(torch.bfloat16, 4)[0] > 2 * single
+    if name == "one loud": assert off(torch.bfloat16, 5)[0] > 100
 
 def test_symmetric_product_is_the_product():
     torch.manual_seed(0)
