@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from .common import CourseError
 from .newton_schulz import QUINTIC, fast_dtype, orthogonalize, polar_express_coefficients
 
-# %% ../nbs/21_optim.ipynb #7ebf1c37
+# %% ../nbs/21_optim.ipynb #532947e0
 @torch.no_grad()
 def adamw_equations_(
     p:torch.Tensor,      # parameter, changed in place
@@ -24,7 +24,10 @@ def adamw_equations_(
     m:torch.Tensor,      # running mean of the gradient, changed in place
     v:torch.Tensor,      # running mean of its square, changed in place
     step,                # number of this step, from 1: a number or a 0-dim tensor
-    lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.,
+    lr,                  # learning rate
+    betas=(0.9, 0.999),  # how much of the two means is kept in each step
+    eps=1e-8,            # added to the root of the mean square
+    weight_decay=0.,     # part of the weight that is lost in a step, divided by the learning rate
 ):
     "One AdamW step on one tensor, as the equations say it (Loshchilov and Hutter 2017, arXiv 1711.05101)."
     g = g.to(m.dtype)
@@ -34,7 +37,7 @@ def adamw_equations_(
     v_hat = v / (1 - betas[1]**float(step))
     p.copy_(p * (1 - lr * weight_decay) - lr * m_hat / (v_hat.sqrt() + eps))
 
-# %% ../nbs/21_optim.ipynb #8fa90f31
+# %% ../nbs/21_optim.ipynb #6cb56a5e
 def fusable(
     *tensors,    # of one parameter
 )->bool:         # on a CPU, rows of 16 numbers: then the result does not depend on how rows are cut into slices
@@ -49,7 +52,10 @@ def adamw_update_(
     exp_avgs,        # list: running means of the gradients; changed in place
     exp_avg_sqs,     # list: running means of their squares; changed in place
     steps,           # list of 0-dim float32 tensors: steps done so far; increased by 1
-    *, lr:float, betas=(0.9, 0.999), eps:float=1e-8, weight_decay:float=0.,
+    *, lr:float,     # learning rate
+    betas=(0.9, 0.999),      # how much of the two means is kept in each step
+    eps:float=1e-8,          # added to the root of the mean square
+    weight_decay:float=0.,   # part of a weight that is lost in a step, divided by the learning rate
 ):
     "One AdamW step on a list of tensors: PyTorch's fused kernel where it fits, the equations elsewhere."
     torch._foreach_add_(steps, 1)
@@ -116,7 +122,7 @@ def exact_norm(
     "Scale each matrix to the norm it should have (Muon+, 2026, arXiv 2602.21545)."
     return O * (min(O.shape[-2:])**0.5 / whole_norm(O).clamp(min=floor))
 
-# %% ../nbs/21_optim.ipynb #7eb00e9c
+# %% ../nbs/21_optim.ipynb #7710041e
 METHODS = dict(   # number of steps -> a triple of coefficients for each
     newton_schulz=lambda steps: (QUINTIC,) * steps,
     polar_express=polar_express_coefficients,
@@ -146,18 +152,21 @@ def muon_direction_(
     return O if S is None else equalize_lines_(O, S, beta2)
 
 @lru_cache
-def compiled_direction(): # compiled when first called, once for each shape
+def compiled_direction(): # a function; it is compiled when first called, once for each shape
     "`muon_direction_` as one graph."
     return torch.compile(muon_direction_, dynamic=False, fullgraph=True)
 
-# %% ../nbs/21_optim.ipynb #5516cb8b
+# %% ../nbs/21_optim.ipynb #efe4b70f
 @torch.no_grad()
 def muon_update_(
     params,                      # K matrices (m, n): a list, or a stack (K, m, n); changed in place
     grads,                       # the same of their gradients
     momentum_buffers,            # the same; changed in place
     second_moments=None,         # the same of `second_moment_shape`, for NorMuon; changed in place
-    *, lr:float, momentum:float=0.95, nesterov:bool=True, weight_decay:float=0.,
+    *, lr:float,                 # learning rate, before the factor of `lr_scale`
+    momentum:float=0.95,         # how much of the running mean is kept in each step
+    nesterov:bool=True,          # look one step ahead
+    weight_decay:float=0.,       # part of a weight that is lost in a step, divided by the learning rate
     ns_steps:int=5,              # steps of the orthogonalisation
     method:str="polar_express",  # a name in `METHODS`
     lr_scale="keller",           # rule of `lr_factor`
@@ -350,7 +359,7 @@ def load_state_dict(self:MuonAdamW,
     for p, s in self.state.items():
         if "step" in s: s["step"] = torch.as_tensor(s["step"], dtype=torch.float32, device=p.device)
 
-# %% ../nbs/21_optim.ipynb #89d78e80
+# %% ../nbs/21_optim.ipynb #6f3e7e62
 def by_shape(
     named,      # pairs (name, parameter)
 )->dict:        # shape -> list of pairs
@@ -359,7 +368,9 @@ def by_shape(
     for n, p in named: shapes.setdefault(tuple(p.shape), []).append((n, p))
     return shapes
 
-def with_names(params)->list: # pairs (name, parameter)
+def with_names(
+    params,     # parameters, or pairs (name, parameter)
+)->list:        # pairs (name, parameter)
     "Accept `model.parameters()` and `model.named_parameters()` alike."
     return [p if isinstance(p, tuple) else (f"param{i}", p) for i, p in enumerate(params)]
 

@@ -2,19 +2,20 @@
 import gc, json, os, random, re, signal, subprocess, sys, sysconfig, time
 from collections import Counter
 from pathlib import Path
-import psutil, pytest, regex, tiktoken, torch
+import numpy as np, psutil, pytest, regex, tiktoken, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from nanochat_course.common import CourseError
 from nanochat_course.tokenizer import (BPE, GPT2_PATTERN, NOT_LATIN, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, count_words, count_words_parallel,
-                                       cut_runs, latin_pattern, learn_merges, tokenizer_digest, tokens_html, train_bpe, word_finder)
+                                       cut_runs, latin_pattern, learn_merges, pieces, tokenizer_digest, tokens_html, train_bpe, word_finder)
 
 SENTENCE = "The cat sat on the mat."
 
 
-@pytest.fixture(params=[0, 1, 3, 32])
+@pytest.fixture(params=[(0, 8), (1, 1), (3, 2), (3, 10**9), (32, 8), (32, 1)])
 def few(request, monkeypatch):
-    "Pairs with fewer places than this go through a loop, the others through numpy: 0 is numpy alone."
-    monkeypatch.setattr("nanochat_course.tokenizer.FEW", request.param)
+    "Pairs with fewer places than the first number go through a loop, the others through numpy (0: numpy alone); the second is how far the floor is lowered at a time."
+    monkeypatch.setattr("nanochat_course.tokenizer.FEW", request.param[0])
+    monkeypatch.setattr("nanochat_course.tokenizer.DEPTH", request.param[1])
 
 
 def naive_merges(words, num_merges):
@@ -47,6 +48,36 @@ def tok(docs): return train_bpe(docs, 1500, num_processes=1)
 
 
 # --- training ---
+
+def test_a_recount_that_finds_nothing_lowers_the_floor_all_the_same(monkeypatch):
+    "The bound that spares the sorting may lie above every true count: here all pairs share one number."
+    words = {"abcdefgh": 3, "ijklmnop": 2, "aab": 1}
+    class Shared:
+        "numpy, but every bin holds everything."
+        def __getattr__(self, name): return getattr(np, name)
+        def bincount(self, x, weights): return np.full(len(np.bincount(x)), weights.sum())
+    monkeypatch.setattr("nanochat_course.tokenizer.np", Shared())
+    assert learn_merges(words, 50) == naive_merges(words, 50)
+
+
+def test_too_many_words_for_the_vocabulary():
+    with pytest.raises(CourseError, match="too many distinct words"): learn_merges({"ab" * 2**21: 1}, 2**21)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("a1 .,'\n\r\t\x1c\x85\xa0é猫", max_size=60), st.integers(1, 9))
+def test_pieces_have_the_words_of_the_whole(text, size):
+    cut = list(pieces(text, size))
+    assert "".join(cut) == text
+    find = regex.compile(SPLIT_PATTERN).findall
+    assert [w for piece in cut for w in find(piece)] == find(text)
+
+
+def test_a_long_text_is_cut():
+    assert len(list(pieces("one line\n" * 10_000))) > 4 and list(pieces("")) == [""]
+    text = ["x y\n" * 400_000 + "猫"]
+    assert count_words_parallel(text, num_processes=2) == count_words(text)
+
 
 @pytest.mark.parametrize("words", [{"aaaaaaa": 1}, {"aaa": 2, "aaaa": 1, "baaab": 3}, {"abab": 1, "baba": 1, "ababa": 5}, {"": 1, "x": 9}, {},
                                    {"éé": 2, "猫猫猫": 1},
