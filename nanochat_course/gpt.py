@@ -218,10 +218,11 @@ def _head_chunk(
     targets,       # (N,) -1 where there is none
     softcap:float, # logits stay within ± this
     grad=None,     # (N,) gradient of each token's loss, or None
+    products=(torch.mm, torch.mm), # what multiplies, forward and backward
 ):                 # losses (N,) in float32, and gradients of x and w if asked for
     "Softcapped cross-entropy of some tokens, with its gradient by hand."
     t, valid = targets.clamp(min=0)[:, None], targets >= 0
-    u = (x @ w.T).float()                                                    # (N, V)
+    u = products[0](x, w.T).float()                                          # (N, V)
     low = softcap <= 30                                                 # else p can round to 0: an infinite logarithm
     if low:
         s = u.mul_(2 / softcap).sigmoid_()                                   # tanh(u/cap) = 2 s - 1
@@ -238,15 +239,16 @@ def _head_chunk(
     p.mul_(s.addcmul_(s, s, value=-1) if low else s.square_().neg_().add_(1))    # times 1 - tanh², which is 4 s (1 - s)
     scale = torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]           # (N, 1), for the products' smaller side
     d = p.to(x.dtype)                                                            # (N, V)
-    return losses, (d @ w * scale).to(x.dtype), d.T @ (x * scale).to(x.dtype)
+    dx, dw = products[1](d, w) * scale, products[1](d.T, (x * scale).to(x.dtype))
+    return losses, dx.to(x.dtype), dw
 
 # %% ../nbs/12_gpt.ipynb #83feff3d
-def _head_grads(x, weight, targets, softcap, chunk, token_grad):
+def _head_grads(x, weight, targets, softcap, chunk, products, token_grad):
     "Losses of all tokens, and the gradients of x and weight when each loss is weighted by `token_grad`."
     w = weight.to(x.dtype)
     losses, dx, dw = [], [], torch.zeros_like(weight, dtype=torch.float32)
     for xc, tc, gc in zip(x.split(chunk), targets.split(chunk), token_grad.split(chunk)):
-        loss, dxc, dwc = _head_chunk(xc, w, tc, softcap, gc)
+        loss, dxc, dwc = _head_chunk(xc, w, tc, softcap, gc, products)
         losses.append(loss)
         dx.append(dxc)
         dw += dwc
@@ -255,16 +257,16 @@ def _head_grads(x, weight, targets, softcap, chunk, token_grad):
 class HeadLoss(torch.autograd.Function):
     "Cross-entropy of each token, or their weighted sum; the logits of `chunk` tokens live at a time."
     @staticmethod
-    def forward(ctx, x, weight, targets, token_grad, softcap, chunk, train):
-        ctx.args = softcap, chunk
+    def forward(ctx, x, weight, targets, token_grad, softcap, chunk, products, train):
+        ctx.args = softcap, chunk, products
         ctx.early = train and token_grad is not None      # make the gradient while the logits are here
         if ctx.early:
-            losses, dx, dw = _head_grads(x, weight, targets, softcap, chunk, token_grad)
+            losses, dx, dw = _head_grads(x, weight, targets, softcap, chunk, products, token_grad)
             ctx.save_for_backward(dx, dw.to(weight.dtype))
         else:
             w = weight.to(x.dtype)
             pieces = zip(x.split(chunk), targets.split(chunk))
-            losses = torch.cat([_head_chunk(xc, w, tc, softcap) for xc, tc in pieces])
+            losses = torch.cat([_head_chunk(xc, w, tc, softcap, products=products) for xc, tc in pieces])
             ctx.save_for_backward(x, weight, targets)
         return losses if token_grad is None else (losses * token_grad).sum()
 
@@ -272,7 +274,7 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx, grad):
         if ctx.early: dx, dw = (g * grad.to(g.dtype) for g in ctx.saved_tensors)
         else: _, dx, dw = _head_grads(*ctx.saved_tensors, *ctx.args, grad)
-        return dx, dw, None, None, None, None, None
+        return dx, dw, None, None, None, None, None, None
 
 # %% ../nbs/12_gpt.ipynb #7db75e05
 def head_loss(
@@ -282,15 +284,16 @@ def head_loss(
     softcap:float,         # logits stay within ± this
     reduction:str="mean",  # "mean" over the targets, "sum", or "none": (B, T)
     chunk:int=0,           # tokens whose logits are held at a time; 0: 2 million logits on a CPU, 256 million on a GPU
+    products=(torch.mm, torch.mm), # what multiplies, forward and backward; chapter 25 has others
 )->torch.Tensor:           # float32; a token without target has loss 0, so has a batch without any target
     "Cross-entropy without ever holding the logits of all tokens."
     if reduction not in ("mean", "sum", "none"):
         raise CourseError(f"unknown loss_reduction {reduction!r}: use mean, sum or none")
     x, flat = x.flatten(0, 1), targets.flatten()
-    chunk = chunk or max(64, (2**28 if x.is_cuda else 2**21) // weight.shape[0])
+    chunk = chunk or max(64, (2**28 if x.is_cuda else 2**21) // weight.shape[0] // 16 * 16)
     token_grad = None if reduction == "none" else torch.ones(flat.shape, device=x.device)
     if reduction == "mean": token_grad = token_grad / (flat >= 0).sum().clamp(min=1)
-    loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, torch.is_grad_enabled())
+    loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, products, torch.is_grad_enabled())
     return loss.view(targets.shape) if reduction == "none" else loss
 
 # %% ../nbs/12_gpt.ipynb #d96ee4d6
@@ -301,6 +304,7 @@ ROLES = {   # part of a parameter's name -> its role
 
 class GPT(nn.Module):
     "A decoder-only transformer."
+    head_products = torch.mm, torch.mm    # of the head, forward and backward: see `head_loss`
     def __init__(self,
         config:GPTConfig,     # size and shape
         dtype=torch.float32,  # compute dtype of the matrix products; the weights stay float32
@@ -371,7 +375,7 @@ def forward(self:GPT,
     x = self.last_norm(x)
     if targets is not None:
         weight = self.head if c.vocab_size == c.padded_vocab_size else self.head[:c.vocab_size]
-        return head_loss(x, weight, targets, c.softcap, loss_reduction)
+        return head_loss(x, weight, targets, c.softcap, loss_reduction, products=self.head_products)
     logits = (F.linear(x, self.head.to(x.dtype)) if c.tied else self.lm_head(x))[..., :c.vocab_size].float()
     return c.softcap * torch.tanh(logits / c.softcap)
 
