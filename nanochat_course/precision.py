@@ -131,7 +131,7 @@ def compile_model(
 
 GRAPHS = 64    # forms of one function, beyond which torch gives up compiling it; its own limit is 8
 
-# %% ../nbs/25_precision.ipynb #40e87d61
+# %% ../nbs/25_precision.ipynb #f2ec1572
 def find_flash3(
     device:torch.device, # where attention runs
     dtype:torch.dtype,   # of queries, keys and values
@@ -163,7 +163,8 @@ def flash3_attention(
         T = q.shape[2]
         left = -1 if window < 0 or window >= T - 1 else window
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))                              # (B, T, H, D)
-        return function(q, k, v, causal=True, window_size=(left, 0 if left >= 0 else -1)).transpose(1, 2)
+        out = function(q, k, v, causal=True, window_size=(left, 0 if left >= 0 else -1))
+        return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)             # older versions return more
     return attend
 
 def choose_attention(
