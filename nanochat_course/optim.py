@@ -148,6 +148,7 @@ def muon_direction_(
 @lru_cache
 def compiled_direction(): # compiled when first called, once for each shape
     "`muon_direction_` as one graph."
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)   # shapes; torch refuses a ninth
     return torch.compile(muon_direction_, dynamic=False, fullgraph=True)
 
 # %% ../nbs/21_optim.ipynb #5516cb8b

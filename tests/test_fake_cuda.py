@@ -20,7 +20,7 @@ from nanochat_course.attention import flex_document_attention
 from nanochat_course.base_train import base_plan
 from nanochat_course.common import Runtime
 from nanochat_course.gpt import GPT, GPTConfig, head_loss
-from nanochat_course.optim import muon_direction_
+from nanochat_course.optim import compiled_direction, muon_direction_
 from nanochat_course.precision import compile_model, convert_to_fp8, fp8_product, without_fp8
 from nanochat_course.speedrun import PRESETS, stage_config
 
@@ -69,9 +69,9 @@ def fake(config, device=CUDA):
 
 def real_model(device, depth=2):
     "The preset of the real run with fewer layers, a window in the first."
-    flags = replace(stage_config("base_train", PRESETS["8xh100"]["base_train"]), depth=depth, aspect_ratio=1024 // depth, head_dim=128)
+    flags = replace(stage_config("base_train", PRESETS["8xh100"]["base_train"]), depth=depth, aspect_ratio=1024 // depth, head_dim=128, max_seq_len=1024)
     config = GPTConfig(**base_plan(flags, 32768, 8).model_config())
-    assert config.windows == (512, -1) and config.value_embeds and config.smear
+    assert config.windows == (256, -1) and config.value_embeds and config.smear
     return flags, fake(config, device)
 
 
@@ -110,11 +110,11 @@ def test_the_real_presets_training_step_is_one_graph(rules_of_cuda):
     assert len(names) == 6 * 2 + 1 and names[-1] == "lm_head"
     for block, backend in zip(model.transformer.h, ("flex", "full")): block.attn.backend = backend
     graphs = {}
-    loss = compiled(model, graphs)(tokens(1, 2048, cpu), tokens(1, 2048, cpu))
+    loss = compiled(model, graphs)(tokens(1, 1024, cpu), tokens(1, 1024, cpu))
     assert (loss.dtype, loss.shape) == (torch.float32, ())
     loss.backward()
     assert all((p.grad.dtype, p.grad.shape) == (torch.float32, p.shape) for p in model.parameters())
-    assert sum(count(graph, "_scaled_mm") for graph in graphs.values()) == 3 * (6 * 2 + 2048 // 64), "of layers, and of the head's chunks"
+    assert sum(count(graph, "_scaled_mm") for graph in graphs.values()) == 3 * (6 * 2 + 1024 // 64), "of layers, and of the head's chunks"
     assert count(graphs["forward"], "flex_attention") == count(graphs["backward"], "flex_attention_backward") == 1
 
 
@@ -124,8 +124,8 @@ def test_the_evaluations_graph_on_cuda():
     convert_to_fp8(model, H100, head=flags.fp8_head)
     graphs = {}
     call = compiled(model.eval(), graphs)
-    with torch.no_grad(), without_fp8(model): losses = call(tokens(2, 2048), tokens(2, 2048), loss_reduction="none")
-    assert (losses.device, losses.dtype, losses.shape) == (CUDA, torch.float32, (2, 2048))
+    with torch.no_grad(), without_fp8(model): losses = call(tokens(2, 1024), tokens(2, 1024), loss_reduction="none")
+    assert (losses.device, losses.dtype, losses.shape) == (CUDA, torch.float32, (2, 1024))
     assert count(graphs["forward"], "flex_attention") == 1 and not count(graphs["forward"], "_scaled_mm")
 
 
@@ -150,6 +150,18 @@ def test_muons_direction_is_one_graph_on_cuda(shape):
     assert (out.device, out.dtype, out.shape) == (CUDA, torch.float32, shape)
 
 
+@torch._dynamo.config.patch(recompile_limit=8)
+def test_muon_takes_more_than_eight_shapes():
+    "Three sizes of a model in one process: one graph for each shape of matrices."
+    compiled_direction.cache_clear()
+    compiled_direction()                                                              # makes room
+    call = torch.compile(muon_direction_, backend="eager", fullgraph=True, dynamic=False)
+    for n in range(2, 12):
+        G, M = torch.empty(1, n, 4, device=CUDA), torch.empty(1, n, 4, device=CUDA)
+        with torch.no_grad(): call(G, M, momentum=torch.empty(()), triples=((1., 0., 0.),), dtype=torch.bfloat16)
+
+
+@torch._dynamo.config.patch(recompile_limit=8)
 def test_windows_that_grow_stay_compiled():
     "Training and evaluation at six windows are twelve graphs; at torch's own limit of eight the rest would run uncompiled."
     graphs = []
