@@ -39,6 +39,14 @@ def test_flags_of_the_rehearsal_fit_the_preset():
     assert (job.plan.num_iterations, job.plan.depth, job.ranks) == (50, 24, 1)
 
 
+def test_no_name_of_a_package_is_taken():
+    "run.py puts this folder first: a file kernels.py here hid the package that brings FlashAttention 3."
+    import importlib.util
+    for path in Path(checks.__file__).parent.glob("*.py"):
+        found = importlib.util.find_spec(path.stem)
+        assert path.stem != "kernels" and (found is None or Path(found.origin) == path), path
+
+
 calls = [0]
 def wobble():
     "Every second call is another one."
