@@ -92,6 +92,7 @@ class BaseTrainConfig(TrainingFlags):
     sample_every:int=0                   # steps between samples; 0: at the end only
     save_every:int=100                   # steps between checkpoints; 0: at the end only
     fp8:bool=False                       # matrix products in 8 bits (H100 and newer)
+    fp8_head:bool=True                   # where fp8 is on: the products of the head too
     compile:str="auto"                   # "on", "blocks", "off"; "auto": on for GPUs, blocks for long runs on CPUs
     skip_corrupt:bool=False              # leave out unreadable shards with a warning instead of stopping
 
@@ -223,7 +224,7 @@ def make_trainer(
 )->tuple:                   # the model, the same as it is trained (compiled or not), its optimizer
     "What takes a training step, as the flags ask for it."
     model = build_model(GPTConfig(**p.model_config()), rt)
-    if config.fp8: rt.print(f"fp8: {len(convert_to_fp8(model, rt))} layers")
+    if config.fp8: rt.print(f"fp8: {len(convert_to_fp8(model, rt, head=config.fp8_head))} layers")
     if rt.device.type == "cuda": rt.print(choose_attention(model, rt))
     groups = param_groups(model, **p.learning_rates(), **optimizer_settings(config))
     optimizer = make_optimizer(groups, rt, minutes)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VALUE_GATE', 'SMEAR_GATE', 'ROLES', 'GPTConfig', 'Linear', 'Attention', 'SquaredReLU', 'MLP', 'LayerNorm',
-           'make_norm', 'Block', 'HeadLoss', 'head_loss', 'GPT']
+           'make_norm', 'Block', 'head_part', 'HeadLoss', 'head_loss', 'GPT']
 
 # %% ../nbs/12_gpt.ipynb #a92e5b53
 import math
@@ -245,16 +245,17 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 # %% ../nbs/12_gpt.ipynb #36f814e1
-def _head_chunk(
+def head_part(
     x,             # (N, C) hidden states of some tokens
     w,             # (V, C) rows of the head in the dtype of x
     targets,       # (N,) -1 where there is none
     softcap:float, # logits stay within ± this
     grad=None,     # (N,) gradient of each token's loss, or None
+    products=(torch.mm, torch.mm), # what multiplies, forward and backward
 ):                 # losses (N,) in float32, and gradients of x and w if asked for
     "Softcapped cross-entropy of some tokens, with its gradient by hand."
     t, valid = targets.clamp(min=0)[:, None], targets >= 0
-    u = (x @ w.T).float()                                                    # (N, V)
+    u = products[0](x, w.T).float()                                          # (N, V)
     low = softcap <= 30                                                 # else p can round to 0: an infinite logarithm
     if low:
         s = u.mul_(2 / softcap).sigmoid_()                                   # tanh(u/cap) = 2 s - 1
@@ -271,7 +272,8 @@ def _head_chunk(
     p.mul_(s.addcmul_(s, s, value=-1) if low else s.square_().neg_().add_(1))    # times 1 - tanh², which is 4 s (1 - s)
     scale = torch.where(valid, (4 if low else 1) * grad, 0.)[:, None]           # (N, 1), for the products' smaller side
     d = p.to(x.dtype)                                                            # (N, V)
-    return losses, (d @ w * scale).to(x.dtype), d.T @ (x * scale).to(x.dtype)
+    dx, dw = products[1](d, w) * scale, products[1](d.T, (x * scale).to(x.dtype))
+    return losses, dx.to(x.dtype), dw
 
 # %% ../nbs/12_gpt.ipynb #83feff3d
 def _head_grads(x, weight, targets, softcap, chunk, part, token_grad):
@@ -307,7 +309,7 @@ class HeadLoss(torch.autograd.Function):
         else:
             w = weight.to(x.dtype)
             pieces = zip(x.split(chunk), targets.split(chunk))
-            losses = torch.cat([_head_chunk(xc, w, tc, softcap) for xc, tc in pieces])
+            losses = torch.cat([head_part(xc, w, tc, softcap) for xc, tc in pieces])
             ctx.save_for_backward(x, weight, targets)
         return losses if token_grad is None else (losses * token_grad).sum()
 
@@ -328,13 +330,13 @@ def head_loss(
     softcap:float,         # logits stay within ± this
     reduction:str="mean",  # "mean" over the targets, "sum", or "none": (B, T)
     chunk:int=0,           # tokens whose logits are held at a time; 0: 2 million logits on a CPU, 256 million on a GPU
-    part=_head_chunk,      # what computes such a piece and its gradient; compiled or not
+    part=head_part,      # what computes such a piece and its gradient; compiled or not
 )->torch.Tensor:           # float32; a token without target has loss 0, so has a batch without any target
     "Cross-entropy without ever holding the logits of all tokens."
     if reduction not in ("mean", "sum", "none"):
         raise CourseError(f"unknown loss_reduction {reduction!r}: use mean, sum or none")
     x, flat = x.flatten(0, 1), targets.flatten()
-    chunk = chunk or max(64, (2**28 if x.is_cuda else 2**21) // weight.shape[0])
+    chunk = chunk or max(64, (2**28 if x.is_cuda else 2**21) // weight.shape[0] // 16 * 16)
     token_grad = None if reduction == "none" else torch.ones(flat.shape, device=x.device)
     if reduction == "mean": token_grad = token_grad / (flat >= 0).sum().clamp(min=1)
     loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, part, torch.is_grad_enabled())
@@ -349,7 +351,7 @@ ROLES = {   # part of a parameter's name -> its role
 class GPT(nn.Module):
     "A decoder-only transformer."
     run_block = staticmethod(lambda block, *inputs: block(*inputs))  # these two can be compiled: chapter 25
-    head_part = staticmethod(_head_chunk)
+    head_part = staticmethod(head_part)
 
     def __init__(self,
         config:GPTConfig,     # size and shape

@@ -8,10 +8,11 @@ __all__ = ['NO_CAP', 'LADDER', 'ROW', 'WINDOW_STAGES', 'Shape', 'Recipe', 'Rung'
            'optimizer_of', 'OwnDocument', 'mask_documents', 'schedule_of', 'GrowingWindow', 'validation_loss',
            'NanoGPTConfig', 'passes_of', 'train_recipe', 'nanogpt', 'main']
 
-# %% ../nbs/71_nanogpt.ipynb #7f083a41
+# %% ../nbs/71_nanogpt.ipynb #15cec287
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
-import torch, torch.distributed as dist, torch.nn as nn, torch.nn.functional as F
+import torch, torch.distributed as dist, torch.nn as nn
+from .attention import document_attention
 from .base_train import build_model
 from .checkpoint import checkpoint_dir
 from .common import CourseError, Runtime, base_dir, corpus_dir, run_main, runtime, save_result
@@ -279,7 +280,7 @@ def optimizer_of(
 
 
 
-# %% ../nbs/71_nanogpt.ipynb #20218234
+# %% ../nbs/71_nanogpt.ipynb #64081a7f
 class OwnDocument:
     "Causal attention within documents: a backend of `attention` for all blocks of a model."
     def __init__(self,
@@ -290,30 +291,11 @@ class OwnDocument:
         model,    # that is about to compute
         args,     # of its forward pass; the first is the batch (B, T)
     ):            # called before each forward pass
-        "Number the documents of the batch."
-        self.number = (args[0] == self.bos).cumsum(1)                   # (B, T)
-        self.mask = None                                                # of the first layer, for all
+        "Find where the documents of the batch begin."
+        self.begins = args[0] == self.bos                               # (B, T)
+        self.begins[:, 0] = True                                        # a row may go on with a document of the last row
 
-    def __call__(self, q, k, v, window):
-        T, gqa = q.shape[2], q.shape[1] != k.shape[1]
-        if self.mask is None: self.mask = self.make_mask(T, T if window < 0 else window, q.device)
-        if q.is_cuda:
-            from torch.nn.attention.flex_attention import flex_attention
-            return flex_attention(q, k, v, block_mask=self.mask, enable_gqa=gqa)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=gqa)
-
-    def make_mask(self,
-        T:int,       # tokens of a row
-        window:int,  # how many tokens before itself a token sees
-        device,      # of queries and keys
-    ): # squares of scores for the GPU's kernel; elsewhere (B, 1, T, T), True where a query sees a key
-        number = self.number
-        def seen(b, h, i, j): return (i >= j) & (i - j <= window) & (number[b, i] == number[b, j])
-        if device.type == "cuda":
-            from torch.nn.attention.flex_attention import create_block_mask
-            return create_block_mask(seen, len(number), None, T, T, device=device)
-        row, place = torch.arange(len(number), device=device), torch.arange(T, device=device)
-        return seen(row[:, None, None], None, place[:, None], place)[:, None]
+    def __call__(self, q, k, v, window): return document_attention(q, k, v, window, self.begins)
 
 def mask_documents(
     model:GPT,  # changed in place, before it is compiled

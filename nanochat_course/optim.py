@@ -154,6 +154,7 @@ def muon_direction_(
 @lru_cache
 def compiled_direction(): # a function; it is compiled when first called, once for each shape
     "`muon_direction_` as one graph."
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)   # shapes; torch refuses a ninth
     return torch.compile(muon_direction_, dynamic=False, fullgraph=True)
 
 # %% ../nbs/21_optim.ipynb #efe4b70f

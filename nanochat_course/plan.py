@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['GIB', 'GPU_MEMORY', 'RESERVE', 'HEAD_LOGITS', 'MOST_TOKENS', 'UTILISATION', 'SHARD_BYTES', 'TOKENS_A_FILE',
-           'ENVIRONMENT', 'KEPT', 'OTHER_RUNS', 'gpu_memory', 'memory_by_part', 'largest_batch', 'checkpoint_bytes',
-           'storage', 'PlanConfig', 'planned', 'bill', 'show_bill', 'print_plan', 'main']
+           'ENVIRONMENT', 'KEPT', 'OTHER_RUNS', 'gpu_memory', 'memory_by_part', 'largest_batch', 'eight_bits',
+           'checkpoint_bytes', 'storage', 'PlanConfig', 'flags_of', 'planned', 'bill', 'show_bill', 'print_plan',
+           'main']
 
-# %% ../nbs/53_plan.ipynb #a90a35a8
+# %% ../nbs/53_plan.ipynb #6cbb359b
 import json, math
 from dataclasses import dataclass, replace
+import torch
 from .base_train import BaseTrainConfig, base_plan
 from .common import CourseError, run_main
 from .corpus import shards_for
+from .gpt import GPT, GPTConfig
+from .precision import fp8_worthwhile, head_worthwhile
 from .report import minutes
 from .scaling import Plan, cost, memory_per_rank
 from .speedrun import PRESETS
@@ -67,6 +71,18 @@ def largest_batch(
 # %% ../nbs/53_plan.ipynb #f9762d28
 UTILISATION = 0.5   # of the bf16 peak; published runs of this kind on eight H100s lie between 0.45 and 0.65
 
+# %% ../nbs/53_plan.ipynb #f22eb08f
+def eight_bits(
+    flags:BaseTrainConfig, # of pretraining
+    p:Plan,                # their plan
+)->float:                  # share of the floating-point operations
+    "What is done in 8 bits: the products of large layers, and of the head."
+    if not flags.fp8: return 0.
+    with torch.device("meta"): model = GPT(GPTConfig(**p.model_config()))
+    weights = sum(m.weight.numel() for name, m in model.named_modules() if fp8_worthwhile(m, name))
+    if flags.fp8_head and head_worthwhile(model.config): weights += model.head.numel()
+    return 6 * weights / p.flops_per_token
+
 # %% ../nbs/53_plan.ipynb #39bd2e14
 SHARD_BYTES = 100e6    # of the real corpus
 TOKENS_A_FILE = 10**8  # where the text comes as files of tokens, two bytes each
@@ -95,7 +111,7 @@ OTHER_RUNS = {"nanogpt-124m": dict(
     tok_train=dict(vocab_size=50257),
     base_train=dict(depth=12, max_seq_len=1024, total_batch_size=2**19, num_iterations=4578))}
 
-# %% ../nbs/53_plan.ipynb #d859629b
+# %% ../nbs/53_plan.ipynb #4ebdd0a7
 @dataclass(frozen=True)
 class PlanConfig:
     "What a run needs: parameters, memory, hours, dollars, disk. Nothing is started."
@@ -108,10 +124,10 @@ class PlanConfig:
     ratio:float=-1.            # tokens per scaling parameter; -1: the preset's
     json:bool=False            # print one JSON object instead of a table
 
-def planned(
+def flags_of(
     config:PlanConfig, # what is asked for
-)->Plan:               # the base model's run, with the rows that fit
-    "The pretraining run that the flags describe."
+)->tuple:              # flags of pretraining, size of the vocabulary
+    "What the preset, changed by the flags, would train."
     c = config
     name, presets = c.preset or ("8xh100" if c.gpus >= 8 else "gpu"), PRESETS | OTHER_RUNS
     if name not in presets: raise CourseError(f"unknown preset {name!r}: choose {', '.join(presets)}")
@@ -119,10 +135,15 @@ def planned(
     flags = dict(presets[name]["base_train"], device_batch_size=-1)
     if c.depth != -1: flags["depth"] = c.depth
     if c.ratio != -1: flags["target_param_data_ratio"] = c.ratio
-    vocab_size = presets[name]["tok_train"]["vocab_size"]
-    return largest_batch(base_plan(BaseTrainConfig(**flags), vocab_size, c.gpus), c.gpu)
+    return BaseTrainConfig(**flags), presets[name]["tok_train"]["vocab_size"]
 
-# %% ../nbs/53_plan.ipynb #98af80ed
+def planned(
+    config:PlanConfig, # what is asked for
+)->Plan:               # the base model's run, with the rows that fit
+    "The pretraining run that the flags describe."
+    return largest_batch(base_plan(*flags_of(config), config.gpus), config.gpu)
+
+# %% ../nbs/53_plan.ipynb #dfdf1e79
 def bill(
     config:PlanConfig, # what is asked for
 )->dict:               # plain numbers: bytes, hours, dollars
@@ -130,6 +151,7 @@ def bill(
     c = config
     if not 0 < c.utilisation <= 1:
         raise CourseError(f"utilisation {c.utilisation:g} is no share: use a number between 0 and 1")
+    flags, _ = flags_of(c)
     p = planned(c)
     hourly = c.hourly if c.hourly >= 0 else 3. * c.gpus
     hours = cost(p.flops, c.gpu, c.gpus, c.utilisation)["hours"]
@@ -139,10 +161,11 @@ def bill(
         tokens=p.tokens, steps=p.num_iterations, total_batch_size=p.total_batch_size,
         device_batch_size=p.device_batch_size, grad_accum_steps=p.grad_accum_steps,
         memory_per_gpu=memory_by_part(p), gpu_memory=gpu_memory(c.gpu),
-        flops=p.flops, flops_per_token=p.flops_per_token, hours=hours, mfu=c.utilisation,
+        flops=p.flops, flops_per_token=p.flops_per_token, eight_bits=eight_bits(flags, p),
+        hours=hours, mfu=c.utilisation,
         dollars=hours * hourly, **storage(p, c.preset in OTHER_RUNS))
 
-# %% ../nbs/53_plan.ipynb #0f30f0de
+# %% ../nbs/53_plan.ipynb #9bc84e0b
 def show_bill(
     b:dict,   # from `bill`
 )->str:       # one line for each number
@@ -156,7 +179,8 @@ def show_bill(
         one_pass=f"{b['device_batch_size']} rows on each of {b['gpus']} x {b['gpu']}, "
                  f"{b['grad_accum_steps']} passes a step",
         memory=f"{gib(b['memory_per_gpu']['total'])} of {gib(b['gpu_memory'])} on each GPU: {parts}",
-        operations=f"{b['flops']:.3g}, {b['flops_per_token']:.3g} per token",
+        operations=f"{b['flops']:.3g}, {b['flops_per_token']:.3g} per token"
+                   + (f", {b['eight_bits']:.0%} of them in 8 bits" if b["eight_bits"] else ""),
         time=f"{minutes(3600 * b['hours'])} of pretraining at {b['mfu']:.0%} of the bf16 peak "
              "(an assumption, not a measurement)",
         cost=f"{b['dollars']:,.{0 if b['dollars'] >= 10 else 2}f} dollars for this time",

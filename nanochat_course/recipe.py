@@ -62,9 +62,7 @@ ELSEWHERE = [   # what no flag of the recipe says
     Setting("weight decay of the AdamW groups", "adam", "constant", "", "constant"),
     Setting("embeddings", "COMPUTE_DTYPE", "bfloat16", "", "float32",
             "small updates survive; costs 4 bytes more per entry"),
-    Setting("head in FP8", "fp8", "yes", "", "no",
-            "our head computes its loss in chunks with its own gradient, which torchao does not convert; "
-            "7% of the products"),
+    Setting("head in FP8", "fp8", "yes", "fp8_head", "yes"),
     Setting("evaluation", "disable_fp8", "without FP8", "", "without FP8"),
     Setting("documents in a row", "bestfit", "cropped at its end", "", "continued in the next row",
             "no token is thrown away; bits per byte of the two are not comparable"),

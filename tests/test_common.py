@@ -420,3 +420,16 @@ def test_runtime_alone_needs_no_world():
     rt = Runtime(torch.device("cpu"), torch.float32)
     rt.barrier()
     assert rt.is_main and not rt.distributed and rt.all_reduce(torch.tensor(3.0), "mean") == 3
+
+
+def test_a_gpu_can_be_named(monkeypatch):
+    "The only process takes the GPU that it was told; of several, each takes its own."
+    import torch.distributed
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name, index in (("cuda:1", 1), ("cuda", 0)):
+        with runtime(name, "float32") as rt: assert rt.device == torch.device("cuda", index) == chosen[-1]
+    for method in ("init_process_group", "destroy_process_group"): monkeypatch.setattr(torch.distributed, method, lambda *args, **kw: None)
+    for key, value in dict(RANK="3", LOCAL_RANK="3", WORLD_SIZE="4").items(): monkeypatch.setenv(key, value)
+    with runtime("cuda", "float32") as rt: assert rt.device.index == 3

@@ -1,17 +1,19 @@
 "Eight bits, by emulation, and the decision to compile."
+from functools import partial
+
 import pytest, torch
 from nanochat_course.checkpoint import load_checkpoint, restore, save_checkpoint
 from nanochat_course.common import CourseError, Runtime
-from nanochat_course.gpt import GPT, GPTConfig
+from nanochat_course.gpt import GPT, GPTConfig, head_loss, head_part
 from nanochat_course.optim import MuonAdamW, param_groups
-from nanochat_course.precision import WORTH_COMPILING, compile_model, convert_to_fp8, fp8_reason, fp8_worthwhile, without_fp8
+from nanochat_course.precision import WORTH_COMPILING, compile_model, convert_to_fp8, fp8_product, fp8_reason, fp8_worthwhile, without_fp8
 
 RT = Runtime(torch.device("cpu"), torch.bfloat16)
 
 
-def make():
+def make(vocab_size=300):
     torch.manual_seed(0)
-    return GPT(GPTConfig(sequence_len=16, vocab_size=300, n_layer=2, n_head=4, n_kv_head=1, n_embd=64), torch.bfloat16).init_weights()
+    return GPT(GPTConfig(sequence_len=16, vocab_size=vocab_size, n_layer=2, n_head=4, n_kv_head=1, n_embd=64), torch.bfloat16).init_weights()
 
 
 def batch(n=0):
@@ -69,12 +71,59 @@ def test_an_evaluation_without_eight_bits():
     assert dict(low.named_modules()) == before and names
 
 
+def head_gradients(products, dtype=torch.bfloat16):
+    "Loss of 96 tokens, two of them without a target, and the gradients of states and head: a large vocabulary of which nearly all is unlikely."
+    g = torch.Generator().manual_seed(0)
+    x, w = torch.randn(1, 96, 64, generator=g, dtype=torch.float64), 0.4 * torch.randn(4096, 64, generator=g, dtype=torch.float64)
+    y = torch.randint(4096, (1, 96), generator=g)
+    y[0, 3:5] = -1
+    x, w = x.to(dtype).requires_grad_(), (w if dtype == torch.float64 else w.float()).requires_grad_()
+    loss = head_loss(x, w, y, 15., chunk=32, part=partial(head_part, products=products)) if products else \
+        torch.nn.functional.cross_entropy(15 * torch.tanh(x[0] @ w.T / 15), y[0], ignore_index=-1)
+    loss.backward()
+    return loss.item(), x.grad.double(), w.grad.double()
+
+
+def test_the_head_in_eight_bits():
+    "Loss and gradients near autograd's in float64; a gradient in e5m2 keeps a probability of a millionth, in e4m3 it would be gone."
+    e4m3 = partial(fp8_product, emulate=True)
+    e5m2 = partial(e4m3, kind=torch.float8_e5m2)
+    exact, *true = head_gradients(None, torch.float64)
+    off = lambda got, want: ((got - want).norm() / want.norm()).item()
+    errors = {}
+    for name, products in dict(bf16=(torch.mm, torch.mm), fp8=(e4m3, e5m2)).items():
+        loss, dx, dw = head_gradients(products)
+        errors[name] = abs(loss - exact), off(dx, true[0]), off(dw, true[1])
+    assert errors["bf16"][0] < errors["fp8"][0] + 1e-3 < 0.05 and errors["bf16"][2] < 0.01 < errors["fp8"][2] < 0.1 and errors["fp8"][1] < 0.1, errors
+    a, b = torch.tensor([[-1., 1e-6] + 14 * [0.]]), torch.cat([torch.zeros(1, 16), torch.ones(15, 16)])
+    assert e4m3(a, b).eq(0).all() and e5m2(a, b).sub(1e-6).abs().max() < 2e-7
+
+
+def test_the_model_uses_it_in_training_and_not_in_evaluation():
+    model, plain = make(), make()
+    for p, q in zip(model.parameters(), plain.parameters()): torch.nn.init.normal_(p, std=.1); q.data.copy_(p.data)
+    assert convert_to_fp8(model, RT, min_size=64, head=True, emulate=True)[-1] != "lm_head", "300 tokens are not divisible by 16"
+    torch.manual_seed(0)
+    config = GPTConfig(sequence_len=16, vocab_size=304, n_layer=1, n_head=2, n_kv_head=2, n_embd=32)
+    model, plain = (GPT(config, torch.bfloat16).init_weights() for _ in range(2))
+    with torch.no_grad(): model.lm_head.weight.normal_()
+    plain.load_state_dict(model.state_dict())
+    assert convert_to_fp8(model, RT, min_size=32, head=False, emulate=True)[-1] != "lm_head" and model(*batch()) == model(*batch())
+    layers = model(*batch()).item()
+    assert convert_to_fp8(model, RT, min_size=32, head=True, emulate=True)[-1] == "lm_head"
+    assert model(*batch()).item() != layers
+    with torch.no_grad(), without_fp8(model): assert model(*batch()) == plain(*batch())
+    assert model(*batch()).item() != layers, "on again"
+    with torch.no_grad(), without_fp8(plain): pass
+    assert "head_part" not in vars(plain)
+
+
 def test_compiled_evaluation_compiles_once():
     "Training and evaluation take turns; each is compiled in the first turn alone."
     graphs = []
     def backend(graph, inputs): graphs.append(graph); return graph.forward
-    low = make()
-    convert_to_fp8(low, RT, min_size=16, emulate=True)
+    low = make(vocab_size=304)
+    assert convert_to_fp8(low, RT, min_size=16, head=True, emulate=True)[-1] == "lm_head"
     torch._dynamo.reset()
     model, seen = torch.compile(low, dynamic=False, backend=backend), []
     for n in range(3):
@@ -146,8 +195,8 @@ def test_one_block_is_compiled_for_all_layers(kind):
     for name, grad in plain[1].items(): torch.testing.assert_close(fast[1][name], grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("window", [-1, 5, 100])
-def test_flash_attention_3_gets_what_it_wants(window):
+@pytest.mark.parametrize("window, pair", [(-1, False), (5, True), (100, False)])
+def test_flash_attention_3_gets_what_it_wants(window, pair):
     "Its own layout and windows, (B, T, H, D) and (left, right), written down here as its documentation has them; the mark is the naive attention."
     from nanochat_course.attention import attention, naive_attention
     from nanochat_course.precision import flash3_attention
@@ -158,7 +207,8 @@ def test_flash_attention_3_gets_what_it_wants(window):
         seen = (back >= 0) & ((back <= window_size[0]) if window_size[0] >= 0 else True)
         k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (k, v))
         scores = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1]**0.5
-        return torch.einsum("bhts,bshd->bthd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v)
+        out = torch.einsum("bhts,bshd->bthd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v)
+        return (out, scores.logsumexp(-1)) if pair else out                       # older versions return both
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 4, 12, 8), torch.randn(2, 2, 12, 8), torch.randn(2, 2, 12, 8)
     torch.testing.assert_close(attention(q, k, v, window, flash3_attention(theirs)), naive_attention(q, k, v, window))

@@ -1,7 +1,6 @@
 "One command: presets, ledger, interruption, failure."
 from pathlib import Path
 import os, re, signal, subprocess, sys, time
-from pathlib import Path
 
 import forked
 import pytest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])]
 import torch
-from kernels import CHECKS, ROOT
+from checks import CHECKS, ROOT
 from nanochat_course.common import machine, write_json
 from nanochat_course.speedrun import why_so_few
 

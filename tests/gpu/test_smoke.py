@@ -6,16 +6,16 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-import kernels
+import checks
 
 
-@pytest.mark.parametrize("name", [n for n in kernels.CHECKS if n != "compile"])
-def test_on_a_cpu(name): assert kernels.CHECKS[name]("cpu")
+@pytest.mark.parametrize("name", [n for n in checks.CHECKS if n != "compile"])
+def test_on_a_cpu(name): assert checks.CHECKS[name]("cpu")
 
 
 def test_compiled_without_breaks():
     "Traced as on a GPU; the code generator is left out, which takes a minute here."
-    assert kernels.compiled_model("cpu", backend="aot_eager")["graphs"] == 1
+    assert checks.compiled_model("cpu", backend="aot_eager")["graphs"] == 1
 
 
 @pytest.mark.parametrize("name, place, wrong", [
@@ -27,16 +27,24 @@ def test_compiled_without_breaks():
     ("fp8", "fp8_error", lambda f: lambda device: 0.2),
     ("window_memory", "attention", lambda f: lambda q, k, v, w, b: f(q, k, v, w - 1, b))])
 def test_errors_are_seen(monkeypatch, name, place, wrong):
-    monkeypatch.setattr(kernels, place, wrong(getattr(kernels, place)))
-    with pytest.raises(AssertionError): kernels.CHECKS[name]("cpu")
+    monkeypatch.setattr(checks, place, wrong(getattr(checks, place)))
+    with pytest.raises(AssertionError): checks.CHECKS[name]("cpu")
 
 def test_flags_of_the_rehearsal_fit_the_preset():
     "The stages know them, and the plan can be made: on a GPU the rehearsal gets past its start."
     from nanochat_course.doctor import DoctorConfig, make_job
     from nanochat_course.speedrun import PRESETS, override, stage_config
-    for stage, flags in override(PRESETS["8xh100"], tuple(kernels.SHORT_FLAGS)).items(): stage_config(stage, flags)
-    job = make_job(DoctorConfig(preset="8xh100", gpus=1, set=tuple(kernels.SHORT_FLAGS)))
+    for stage, flags in override(PRESETS["8xh100"], tuple(checks.SHORT_FLAGS)).items(): stage_config(stage, flags)
+    job = make_job(DoctorConfig(preset="8xh100", gpus=1, set=tuple(checks.SHORT_FLAGS)))
     assert (job.plan.num_iterations, job.plan.depth, job.ranks) == (50, 24, 1)
+
+
+def test_no_name_of_a_package_is_taken():
+    "run.py puts this folder first: a file kernels.py here hid the package that brings FlashAttention 3."
+    import importlib.util
+    for path in Path(checks.__file__).parent.glob("*.py"):
+        found = importlib.util.find_spec(path.stem)
+        assert path.stem != "kernels" and (found is None or Path(found.origin) == path), path
 
 
 calls = [0]
@@ -46,7 +54,7 @@ def wobble():
     return calls[0] % 2
 
 
-def run(*words): return subprocess.run([sys.executable, str(Path(kernels.__file__).parent / "run.py"), *words], capture_output=True, text=True)
+def run(*words): return subprocess.run([sys.executable, str(Path(checks.__file__).parent / "run.py"), *words], capture_output=True, text=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -56,7 +64,7 @@ def test_without_a_gpu_one_line_says_so():
 
 
 def test_result_file():
-    path = kernels.ROOT / "benchmarks" / "results" / "gpu-smoke-test.json"
+    path = checks.ROOT / "benchmarks" / "results" / "gpu-smoke-test.json"
     try:
         done = run("--device", "cpu", "--only", "adamw,nonsense", "--name", "smoke-test")
         assert done.returncode == 1 and "ok      adamw" in done.stdout and "FAILED  nonsense" in done.stdout
