@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CUBIC', 'QUINTIC', 'minimax_quintic', 'polar_express_coefficients', 'unit_norm', 'fast_dtype', 'symmetric_product',
-           'has_matrix_unit', 'gram', 'add_product', 'one_visit', 'orthogonalize', 'newton_schulz', 'polar_express']
+           'gram', 'add_product', 'one_step', 'two_steps', 'orthogonalize', 'newton_schulz', 'polar_express']
 
 # %% ../nbs/20_newton_schulz.ipynb #dc30a374
 import math
@@ -54,7 +54,7 @@ def polar_express_coefficients(
         triples.append((a / t, b / t**3, c / t**5))
     return tuple(triples)
 
-# %% ../nbs/20_newton_schulz.ipynb #6ec1e245
+# %% ../nbs/20_newton_schulz.ipynb #d5be6b16
 def unit_norm(
     G:torch.Tensor,     # (K, m, n)
     dtype,              # of the result
@@ -73,19 +73,17 @@ def unit_norm(
     out = torch.empty_like(X, dtype=dtype)
     for x, y, size in zip(X, out, sizes.tolist()):
         factor = 1 / size if size else 0.
-        for a, b in zip(x.split(2**16), y.split(2**16)): b.copy_(a * factor)     # in pieces that stay in the cache
+        for a, b in zip(x.split(2**18), y.split(2**18)): b.copy_(a * factor)     # in pieces that stay in the cache
     return out.view(G.shape)
 
 def _norms(X): return torch.stack([torch.dot(x, x) for x in X]).sqrt()           # one by one: no sum depends on K
 
 @lru_cache
-def fast_dtype(
-    device:torch.device, # asked once for each
-)->torch.dtype:          # of matrix products: bfloat16 where the processor has it, else float32
+def fast_dtype(device)->torch.dtype: # asked once for each device
     "The dtype in which this device multiplies fastest."
     return detect_dtype(device)
 
-# %% ../nbs/20_newton_schulz.ipynb #a2de83a3
+# %% ../nbs/20_newton_schulz.ipynb #19b3d39f
 def symmetric_product(
     A:torch.Tensor,     # (K, m, n)
     B:torch.Tensor,     # (K, n, m), such that A @ B is symmetric
@@ -95,25 +93,18 @@ def symmetric_product(
     block:int=256,      # rows computed at a time
 )->torch.Tensor:        # (K, m, m): beta C + alpha A B
     "A product known to be symmetric: on a CPU, only the blocks on and above the diagonal are multiplied."
-    m, n = A.shape[-2:]
-    if A.device.type != "cpu" or m < block:
+    if A.device.type != "cpu" or A.shape[-2] < 2 * block:
         return A @ B if C is None else torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
-    if m < 2 * block or n < 2 * m and A.dtype == torch.bfloat16 and has_matrix_unit(): block = m
-    S = A.new_empty(A.shape[0], m, m)
+    S = A.new_empty(A.shape[0], A.shape[-2], A.shape[-2])
     for k, s in enumerate(S):
-        for i in range(0, m, block):
+        for i in range(0, len(s), block):
             j = i + block
             if C is None: torch.mm(A[k, i:j], B[k, :, i:], out=s[i:j, i:])
             else: torch.addmm(C[k, i:j, i:], A[k, i:j], B[k, :, i:], beta=beta, alpha=alpha, out=s[i:j, i:])
-            if j < m: s[j:, i:j] = s[i:j, j:].mT
+            s[j:, i:j] = s[i:j, j:].mT
     return S
 
-@lru_cache
-def has_matrix_unit()->bool: # Intel's AMX: bf16 products so fast that mirroring a block costs as much as it saves
-    "Does the processor multiply whole tiles of a matrix at a time?"
-    return torch.cpu.get_capabilities().get("amx_bf16", False) if hasattr(torch.cpu, "get_capabilities") else False
-
-# %% ../nbs/20_newton_schulz.ipynb #8d9fd7c3
+# %% ../nbs/20_newton_schulz.ipynb #56cfe0a6
 def gram(
     X:torch.Tensor,     # (K, m, n)
 )->torch.Tensor:        # X X^T or X^T X, whichever is smaller
@@ -128,58 +119,63 @@ def add_product(
     "Multiply on the short side."
     return torch.baddbmm(X, P, X, beta=beta) if X.shape[-2] <= X.shape[-1] else torch.baddbmm(X, X, P, beta=beta)
 
-def one_visit(
+def one_step(
     X:torch.Tensor,     # (K, m, n)
-    triples,            # (a, b, c) of each step
-)->torch.Tensor:        # like `X`, after these steps
-    "Steps that touch the large matrix twice in all: between them only its Gram matrix is kept up to date."
-    A, Q = gram(X), None                                    # so far, X has become Q X (X Q where it is tall)
-    tall = X.shape[-2] > X.shape[-1]
-    for k, (a, b, c) in enumerate(triples):
-        B = symmetric_product(A, A, A, b, c)                # this step multiplies with a I + B
-        if len(triples) == 1: return add_product(X, B, a)
-        if k + 1 < len(triples):
-            C = symmetric_product(A, B, A, a)               # A (a I + B)
-            A = symmetric_product(C, B, C, a)               # (a I + B) A (a I + B): the next Gram matrix
-        if Q is not None:                                   # (a I + B) Q; rounded, the two no longer commute
-            Q = symmetric_product(Q, B, Q, a) if tall else symmetric_product(B, Q, Q, a)
-        else:
-            Q = B.clone()
-            Q.diagonal(dim1=-2, dim2=-1).add_(a)
-    return add_product(X, Q, 0.)
+    t:tuple,            # (a, b, c)
+)->torch.Tensor:        # a X + b (X X^T) X + c (X X^T)^2 X
+    "One step of the iteration, on a stack of matrices."
+    a, b, c = t
+    A = gram(X)
+    return add_product(X, symmetric_product(A, A, A, b, c), a)
 
-# %% ../nbs/20_newton_schulz.ipynb #60705957
+def two_steps(
+    X:torch.Tensor,     # (K, m, n)
+    t1:tuple, t2:tuple, # (a, b, c) of the first and of the second step
+)->torch.Tensor:        # the same as `one_step(one_step(X, t1), t2)`, up to rounding
+    "Two steps that touch the large matrix only twice: the second works on the small matrix X X^T."
+    (a1, b1, c1), (a2, b2, c2) = t1, t2
+    A = gram(X)                                                        # the step is (a1 I + B) X with
+    B = symmetric_product(A, A, A, b1, c1)                             # B = b1 A + c1 A A
+    C = symmetric_product(A, B, A, a1)                                 # A (a1 I + B)
+    A = symmetric_product(C, B, C, a1)                                 # (a1 I + B) A (a1 I + B): X X^T after the step
+    D = symmetric_product(A, A, A, b2, c2)
+    P = symmetric_product(D, B, D, a1).add_(B, alpha=a2)               # (a2 I + D)(a1 I + B) = a1 a2 I + P
+    return add_product(X, P, a1 * a2)
+
+# %% ../nbs/20_newton_schulz.ipynb #5c2e67e0
 def orthogonalize(
-    G:torch.Tensor,      # (…, m, n), a matrix or a stack of matrices
-    triples,             # one (a, b, c) per step
-    dtype=None,          # dtype of the products; None takes what is fast on the device
-    visit_steps:int=None,# steps for each visit to the matrix; None takes 2 where n >= 2 m or m >= 2 n, else 1
-)->torch.Tensor:         # like `G`, in `dtype`
+    G:torch.Tensor,     # (…, m, n), a matrix or a stack of matrices
+    triples,            # one (a, b, c) per step
+    dtype=None,         # dtype of the products; None takes what is fast on the device
+    pairs:bool=None,    # take steps two at a time; None does so where n >= 2 m or m >= 2 n
+)->torch.Tensor:        # like `G`, in `dtype`
     "Scale each matrix to norm 1 and apply one odd polynomial after the other to its singular values."
     if G.ndim < 2: raise CourseError(f"orthogonalisation takes matrices, this tensor has shape {tuple(G.shape)}")
     if G.numel() == 0: return G.to(dtype or fast_dtype(G.device))
     X = unit_norm(G.reshape(-1, *G.shape[-2:]), dtype or fast_dtype(G.device))
     short, long = sorted(X.shape[-2:])
-    if visit_steps is None: visit_steps = 2 if long >= 2 * short else 1
-    for k in range(0, len(triples), visit_steps): X = one_visit(X, triples[k:k+visit_steps])
+    if pairs is None: pairs = long >= 2 * short
+    single = len(triples) % 2 if pairs else len(triples)
+    for t in triples[:single]: X = one_step(X, t)
+    for t1, t2 in zip(triples[single::2], triples[single+1::2]): X = two_steps(X, t1, t2)
     return X.reshape(G.shape)
 
-# %% ../nbs/20_newton_schulz.ipynb #ae5ef035
+# %% ../nbs/20_newton_schulz.ipynb #42221267
 def newton_schulz(
     G:torch.Tensor,       # (…, m, n), a matrix or a stack of matrices
     steps:int=5,          # number of steps
     coefficients=QUINTIC, # (a, b, c), used in every step
     dtype=None,           # dtype of the products; None takes what is fast on the device
-    visit_steps:int=None, # steps for each visit to the matrix; None takes 2 for wide and tall ones, else 1
+    pairs:bool=None,      # take steps two at a time; None does so for wide and tall matrices
 )->torch.Tensor:          # like `G`, in `dtype`: singular vectors kept, singular values near 1
     "Orthogonalise `G` with one polynomial applied `steps` times (Keller Jordan 2024)."
-    return orthogonalize(G, (tuple(coefficients),) * steps, dtype, visit_steps)
+    return orthogonalize(G, (tuple(coefficients),) * steps, dtype, pairs)
 
 def polar_express(
     G:torch.Tensor,       # (…, m, n), a matrix or a stack of matrices
     steps:int=5,          # number of steps
     dtype=None,           # dtype of the products; None takes what is fast on the device
-    visit_steps:int=None, # steps for each visit to the matrix; None takes 2 for wide and tall ones, else 1
+    pairs:bool=None,      # take steps two at a time; None does so for wide and tall matrices
 )->torch.Tensor:          # like `G`, in `dtype`: singular vectors kept, singular values near 1
     "Orthogonalise `G` with the best polynomial for each step (Amsel et al. 2025, arXiv 2505.16932)."
-    return orthogonalize(G, polar_express_coefficients(steps), dtype, visit_steps)
+    return orthogonalize(G, polar_express_coefficients(steps), dtype, pairs)

@@ -235,8 +235,10 @@ def test_hidden_matrices_bring_no_warning(recwarn):
     Muon(params((8, 8), (32, 8), (8, 32)))
     assert not recwarn.list
 
-def test_param_groups_of_a_model():
+@pytest.mark.parametrize("seed", range(5))
+def test_param_groups_of_a_model(seed):
     from nanochat_course.gpt import GPT, GPTConfig
+    torch.manual_seed(seed)                                                      # of five starts none may be held up
     model = GPT(GPTConfig(sequence_len=16, vocab_size=64, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)); model.init_weights()
     next(iter(model.parameters_by_role()["matrix"]))[1].requires_grad_(False)
     groups = param_groups(model, matrix_lr=0.05, weight_decay=0.1, beta2=0.9)
