@@ -132,3 +132,8 @@ def test_conversations_are_in_the_report(run):
     save_result("transcript", Config(), RT, 1., sources=["base", "rl"], talks=[talk])
     page = R.write_report().read_text()
     assert "What it says" in page and "&lt;i&gt; x" in page and "<i>" not in page and page.count("(nothing)") == 2 and "a|b?" in page
+
+
+def test_a_word_without_end_can_be_broken():
+    assert R.cell("ho" * 40) == "ho" * 16 + "<wbr>" + "ho" * 16 + "<wbr>" + "ho" * 8
+    assert R.cell("a" * 32) == "a" * 32 and R.cell("<" * 33) == "&lt;" * 32 + "<wbr>&lt;"
