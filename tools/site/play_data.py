@@ -80,7 +80,7 @@ def model_for_the_page(
     try:
         with runtime("cpu", "float32") as rt:
             found = find_model(rt)
-            if found is None: return "talk.html: no trained model here (make speedrun PRESET=laptop makes one, in about a quarter of an hour)"
+            if found is None: return "talk.html: no trained model here (make speedrun PRESET=laptop makes one, in about ten minutes)"
             export_model(*found[:2], Path(folder) / "model", found[2])
     except CourseError as e: return f"talk.html: no model: {e}"
     return f"talk.html: with the model {found[2]}, {(Path(folder) / 'model' / 'weights.bin').stat().st_size / 1e6:.1f} MB"
