@@ -25,7 +25,7 @@ def rotary_tables(
     angle = torch.outer(torch.arange(seq_len, dtype=torch.float32, device=device), freq)            # (T, D/2)
     return torch.cat([angle.cos(), angle.cos()], -1), torch.cat([angle.sin(), -angle.sin()], -1)
 
-# %% ../nbs/11_attention.ipynb #a9e2799a
+# %% ../nbs/11_attention.ipynb #4648571a
 def _turn(x, cos, sin): return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 class Rotary(torch.autograd.Function):
@@ -57,7 +57,7 @@ def rotary(
     cos, sin = (table.unsqueeze(-2).to(x.dtype) for table in (cos, sin))   # (T, 1, D): the same for all heads
     return Rotary.apply(x, cos, sin)
 
-# %% ../nbs/11_attention.ipynb #753f0a73
+# %% ../nbs/11_attention.ipynb #2296c3b4
 class RMSNorm(torch.autograd.Function):
     "Norm without parameters; statistics in float32."
     @staticmethod
@@ -121,7 +121,7 @@ def _strip(
     if late > 0: grid[..., :late].masked_fill_(ones(late).tril(a - window - s - 1), -math.inf)
     return x.softmax(-1)
 
-# %% ../nbs/11_attention.ipynb #f484e732
+# %% ../nbs/11_attention.ipynb #a1787fbc
 KEPT_KEYS = 512     # a query that sees no more keys keeps its weights for the backward pass
 
 class BlockAttention(torch.autograd.Function):
@@ -202,7 +202,7 @@ def flex_window_attention(
     blocks = window_blocks(q.shape[2], window, q.device)
     return flex_attention(q, k, v, block_mask=blocks, enable_gqa=q.shape[1] != k.shape[1])
 
-# %% ../nbs/11_attention.ipynb #a2e9ade8
+# %% ../nbs/11_attention.ipynb #af3b09d7
 def attention(
     q:torch.Tensor,      # (B, H, T, D)
     k:torch.Tensor,      # (B, G, T, D): every H/G query heads share a key-value head
@@ -226,7 +226,7 @@ def attention(
     raise CourseError(f"attention backend {backend!r} cannot serve window {window} of {T} tokens: "
                       "use auto, full (no window), blocks, flex or naive")
 
-# %% ../nbs/11_attention.ipynb #215dfba8
+# %% ../nbs/11_attention.ipynb #31195c4a
 def document_attention(
     q:torch.Tensor,      # (B, H, T, D)
     k:torch.Tensor,      # (B, G, T, D)

@@ -6,7 +6,7 @@
 __all__ = ['PROMPTS', 'BaseEvalConfig', 'Recorder', 'split_bpb', 'judge_bpb', 'core_tasks', 'judge_core', 'judge_samples',
            'base_eval', 'GPT2', 'judge_gpt2', 'main']
 
-# %% ../nbs/33_base_eval.ipynb #620288ea
+# %% ../nbs/33_base_eval.ipynb #d7275824
 import tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from .evaluation import reference_lines, sample_texts
 from .mid_train import find_tag
 from .tokenizer import Tokenizer
 
-# %% ../nbs/33_base_eval.ipynb #be0eb9b0
+# %% ../nbs/33_base_eval.ipynb #90048b04
 PROMPTS = ("The cat sat on the", "Return the number of", "This function returns",
            "The capital of France is", "If x is negative, then")
 
@@ -40,7 +40,7 @@ class BaseEvalConfig:
     device:str=""                  # cpu, cuda, mps; empty: the best there is
     dtype:str=""                   # float32, bfloat16; empty: what the hardware is fast at
 
-# %% ../nbs/33_base_eval.ipynb #d72809af
+# %% ../nbs/33_base_eval.ipynb #8739f22e
 class Recorder:
     "Hand batches through and remember the tokens that are predicted: a compressor is judged on the same bytes."
     def __init__(self,
@@ -68,7 +68,7 @@ def split_bpb(
     bpb = evaluate_bpb(model, seen, max(1, tokens // (rows * T * rt.world_size)), tokenizer.token_bytes(), rt)
     return bpb, seen.ids
 
-# %% ../nbs/33_base_eval.ipynb #c68a6063
+# %% ../nbs/33_base_eval.ipynb #72031a27
 def _numbers(d, digits): return " | ".join(f"{k} {v:.{digits}f}" for k, v in d.items())
 
 def judge_bpb(
@@ -144,7 +144,7 @@ def base_eval(
         save_result("base_eval", config, rt, time.time() - start, metrics=metrics, samples=samples, tables=tables)
         return metrics
 
-# %% ../nbs/33_base_eval.ipynb #41ba8159
+# %% ../nbs/33_base_eval.ipynb #e5067c8d
 class GPT2:
     "GPT-2 from a folder of `transformers`, to be called like a model of ours."
     def __init__(self,

@@ -74,7 +74,7 @@ class TrainingFlags(ModelFlags):
     final_lr_frac:float=0.               # what is left of them at the end
     grad_clip:float=1.                   # largest gradient norm; 0: off
 
-# %% ../nbs/32_base_train.ipynb #0c3ab84e
+# %% ../nbs/32_base_train.ipynb #898659dd
 @dataclass(frozen=True)
 class BaseTrainConfig(TrainingFlags):
     "Pretrain a base model; everything that is not given follows from --depth."
@@ -136,7 +136,7 @@ def build_model(
     model.init_weights()
     return model
 
-# %% ../nbs/32_base_train.ipynb #cb0bbce3
+# %% ../nbs/32_base_train.ipynb #12d14a7b
 def validation(
     config:BaseTrainConfig, # flags
     p:Plan,                 # from `base_plan`
@@ -153,7 +153,7 @@ def validation(
         with without_fp8(model): return dict(val_bpb=evaluate_bpb(model, val, batches, token_bytes, rt))
     return evaluate
 
-# %% ../nbs/32_base_train.ipynb #83cb6a88
+# %% ../nbs/32_base_train.ipynb #c67cc4dc
 def core_judge(
     config:BaseTrainConfig, # flags
     model:GPT,              # not compiled
@@ -172,7 +172,7 @@ def core_judge(
         return dict(core=found["core_metric"])
     return core
 
-# %% ../nbs/32_base_train.ipynb #0d832440
+# %% ../nbs/32_base_train.ipynb #614b0c85
 PROMPTS = ["json.dumps(obj", "Return the", "class ", "The file is"]                        # for text about Python
 GENERAL = ["The capital of France is", "The chemical symbol of gold is",
            "If yesterday was Friday, then tomorrow will be", "My favorite color is"]
@@ -209,7 +209,7 @@ def growth(
     core = {f"step {line['step']:,}": line["core"] for line in history if "core" in line}
     return {name: table for name, table in (("what it said", said), ("CORE", core)) if len(table) > 1}
 
-# %% ../nbs/32_base_train.ipynb #60c8d99d
+# %% ../nbs/32_base_train.ipynb #965f9f8a
 def patience(
     shards,    # folder of the text
 )->float:      # minutes

@@ -34,7 +34,7 @@ def wilson(
     middle, half = p + z2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return max(0., (middle - half) / (1 + z2 / n)), min(1., (middle + half) / (1 + z2 / n))
 
-# %% ../nbs/46_chat_eval.ipynb #65155d7b
+# %% ../nbs/46_chat_eval.ipynb #d8e03d44
 def written_answers(
     engine:Engine,      # who answers
     conversations:list, # from a task
@@ -72,7 +72,7 @@ def evaluate_chat(
     right = sum(a["right"] for a in every)
     return dict(accuracy=right / n, interval=wilson(right, n), items=n, answers=every)
 
-# %% ../nbs/46_chat_eval.ipynb #44122a0a
+# %% ../nbs/46_chat_eval.ipynb #622607a0
 @torch.inference_mode()
 def chosen_letters(
     engine:Engine,      # who answers

@@ -195,7 +195,7 @@ def rollouts_html(
         parts.append(title + "".join(map(line, ranked)))
     return f'{STYLE}<div class="rollouts">{"".join(parts)}</div>'
 
-# %% ../nbs/45_chat_rl.ipynb #e662450e
+# %% ../nbs/45_chat_rl.ipynb #1c82a5d0
 def width(
     rollouts:list, # of `Rollout`, not empty
 )->int:            # tokens that are read of the longest of them: all but its last
@@ -237,7 +237,7 @@ def pass_at_k(
         raise ValueError(f"pass@{k} from {c} right of {n}: need 0 <= c <= n and 1 <= k <= n")
     return 1. - math.comb(n - c, k) / math.comb(n, k)
 
-# %% ../nbs/45_chat_rl.ipynb #35460006
+# %% ../nbs/45_chat_rl.ipynb #4700c632
 def evaluate_pass(
     engine:Engine, task:Task, # who answers, who asks
     items:list[int],          # which questions, over all ranks
@@ -257,7 +257,7 @@ def evaluate_pass(
     *sums, count = rt.all_reduce(sums).tolist()
     return {f"pass@{k}": s / max(1, count) for k, s in zip(ks, sums)}
 
-# %% ../nbs/45_chat_rl.ipynb #d8b5d421
+# %% ../nbs/45_chat_rl.ipynb #130e8938
 class RolloutLoader:
     "Batches that the model makes itself: questions in shuffled epochs, answers sampled with the current weights."
     def __init__(self,
@@ -563,7 +563,7 @@ def held_out_pass(
         return evaluate_pass(engine, test, questions, rt, tries, (1, tries), config.max_new_tokens, seed=config.seed)
     return evaluate
 
-# %% ../nbs/45_chat_rl.ipynb #12dd8986
+# %% ../nbs/45_chat_rl.ipynb #8ff47316
 def learn_from_reward(
     config:ChatRLConfig,
     rt:Runtime,

@@ -47,7 +47,7 @@ def set_rng_state(
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and rt.device.type == "cuda": torch.cuda.set_rng_state(state["cuda"].cpu(), rt.device)
 
-# %% ../nbs/26_checkpoint.ipynb #f94e9a6b
+# %% ../nbs/26_checkpoint.ipynb #e2482c6b
 def unwrap(
     model:torch.nn.Module, # maybe wrapped by `torch.compile`
 )->torch.nn.Module:        # the module whose parameters have their plain names
@@ -197,7 +197,7 @@ def deal_out(
         parts[rank][name] = tensors[name]
     return parts
 
-# %% ../nbs/26_checkpoint.ipynb #80258f49
+# %% ../nbs/26_checkpoint.ipynb #faef5669
 def host_copy(
     tensors:dict, # name -> tensor, anywhere
     buffers:dict, # memory of the last copy, used again where it fits; changed. None: main memory is not copied
@@ -521,7 +521,7 @@ def load_latest(
     if chosen == -2: raise CourseError(f"every checkpoint in {directory} is damaged: remove the folder to start again")
     return None if chosen == -1 else load_checkpoint(directory, chosen, check=False)
 
-# %% ../nbs/26_checkpoint.ipynb #648fdff2
+# %% ../nbs/26_checkpoint.ipynb #d7a8474d
 def differences(
     saved:dict, # fields of one configuration
     now:dict,   # fields of another

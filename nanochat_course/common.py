@@ -10,7 +10,7 @@ __all__ = ['LEFTOVER', 'LOCK', 'TRAIN_LOCK', 'detect_device', 'detect_dtype', 'C
            'save_result', 'load_result', 'repository_file', 'explain', 'program', 'make_or', 'last_words', 'say_once',
            'hold_locks', 'run_main']
 
-# %% ../nbs/90_common.ipynb #0fca3940
+# %% ../nbs/90_common.ipynb #b1336865
 import errno, hashlib, html, json, os, platform, random, re, shutil, socket, sys, textwrap
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -83,7 +83,7 @@ class Runtime:
         if self.device.type == "cuda": torch.cuda.synchronize(self.device)
         elif self.device.type == "mps": torch.mps.synchronize()
 
-# %% ../nbs/90_common.ipynb #6fd991ba
+# %% ../nbs/90_common.ipynb #4b37cc16
 @contextmanager
 def runtime(
     device:str="",          # "cpu", "cuda", "mps", or empty to detect
@@ -281,7 +281,7 @@ def holder(
     pid, host, what = here[-1]
     return f"process {pid} ({what}{'' if host == socket.gethostname() else f' on {host}'})"
 
-# %% ../nbs/90_common.ipynb #657e5a26
+# %% ../nbs/90_common.ipynb #fd4b3afc
 def split_metrics(
     metrics:dict, # of one line of the log
 )->tuple:         # numbers by name, texts by name; what is neither is left out

@@ -47,7 +47,7 @@ HEADING   = re.compile(r"\s*(Examples?|References?|Usage|See Also|Notes?):{1,2}"
 ADMONITIONS = {"note": "Note", "warning": "Warning", "caution": "Caution", "important": "Important", "tip": "Tip",
                "hint": "Hint", "deprecated": "Deprecated since"}
 
-# %% ../nbs/22_corpus.ipynb #9f54b7cb
+# %% ../nbs/22_corpus.ipynb #42959932
 def indent(
     line:str,  # with or without a line break
 )->int:        # spaces before its first letter
@@ -218,7 +218,7 @@ def attached_documents(
         if len(body) >= min_chars: documents.append(f"{name}{m[1] if m else ''}\n\n{body}")
     return documents
 
-# %% ../nbs/22_corpus.ipynb #a2703c0c
+# %% ../nbs/22_corpus.ipynb #34953d02
 SKIP = re.compile(r"(^|/)(tests?|testing|_vendor|_vendored|vendored|third_party|site-packages|idlelib|lib2to3"
                   r"|nanochat_course|__pycache__|conftest\.py|test_[^/]*|[^/]*_test\.py)(/|$)|^transformers/models/")
 
@@ -268,7 +268,7 @@ def builtin_documents()->list[str]:
                 if not method.startswith("_") and callable(value): add(value, f"{full}.{method}")
     return documents
 
-# %% ../nbs/22_corpus.ipynb #5a1ddd97
+# %% ../nbs/22_corpus.ipynb #6bc701c4
 def normal(
     text:str,  # to be compared
 )->str:        # its letters and digits, in lower case, with single spaces
@@ -540,7 +540,7 @@ def documents(
             if not skip_corrupt: raise
             warnings.warn(f"skipped: {e}", stacklevel=2)
 
-# %% ../nbs/22_corpus.ipynb #66b5bcfd
+# %% ../nbs/22_corpus.ipynb #3ae70f36
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".py")
 
 def read_text(
@@ -568,7 +568,7 @@ def split_text(
                 part, length = [], 0
     return [d.strip("\n") for d in out + ["".join(part)] if d.strip()]
 
-# %% ../nbs/22_corpus.ipynb #56465bda
+# %% ../nbs/22_corpus.ipynb #04e87d54
 def read_jsonl(
     path,          # of a file with one JSON object a line
 )->list[str]:      # in the order of the lines
@@ -620,7 +620,7 @@ def read_source(
     if not texts: raise CourseError(f"{path} is empty: there is no text in it")
     return texts
 
-# %% ../nbs/22_corpus.ipynb #3e2ec99b
+# %% ../nbs/22_corpus.ipynb #a228e511
 class Linked(urllib.request.HTTPRedirectHandler):
     "Follow redirects: keep the checksum that the hub announces with them; show the access token to no other server."
     checksum = None
@@ -829,7 +829,7 @@ def count_documents(
     size = sum(m.row_group(g).total_byte_size for m in metas for g in range(m.num_row_groups))
     return dict(documents=sum(m.num_rows for m in metas), bytes=size, validation_documents=metas[-1].num_rows)
 
-# %% ../nbs/22_corpus.ipynb #fbe7d5d4
+# %% ../nbs/22_corpus.ipynb #68196db1
 def fingerprint(
     source,  # a file or a folder
 )->str:      # changes when a file of the source changes

@@ -339,7 +339,7 @@ def __iter__(self:PackedLoader):
             yield x.to(self.rt.device, non_blocking=pin), y.to(self.rt.device, non_blocking=pin), state
     finally: ahead.close()
 
-# %% ../nbs/23_dataloader.ipynb #eba86ab9
+# %% ../nbs/23_dataloader.ipynb #731be6ce
 class DataLoader(PackedLoader):
     "Batches of a corpus: `for inputs, targets, state in DataLoader(…)`."
     def __init__(self,

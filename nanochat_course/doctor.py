@@ -92,7 +92,7 @@ def make_job(
     plan = base_plan(flags, preset["tok_train"]["vocab_size"], ranks * config.nodes)
     return Job(config, preset, flags, plan, gpus, ranks)
 
-# %% ../nbs/55_doctor.ipynb #4617086e
+# %% ../nbs/55_doctor.ipynb #18513ec2
 def show(
     n:float,  # bytes
 )->str:       # in GB
@@ -304,7 +304,7 @@ def check_driver(
     if torch.version.hip: return Finding(f"ROCm {torch.version.hip}", "a GPU that torch can use")
     return driver_finding(driver_version(), torch.version.cuda)
 
-# %% ../nbs/55_doctor.ipynb #cfaca883
+# %% ../nbs/55_doctor.ipynb #258c2bca
 def check_compiler(
     job:Job, # what will be run
 )->Finding:

@@ -10,7 +10,7 @@ __all__ = ['SUBJECTS', 'BUNDLE_URL', 'BUNDLE_SIZE', 'evaluate_bpb', 'entropy', '
            'builtin_tasks', 'builtin_bundle', 'centered', 'load_bundle', 'read_items', 'check_zip', 'unpack',
            'get_bundle', 'core_parts', 'CoreItems', 'evaluate_core']
 
-# %% ../nbs/30_evaluation.ipynb #d32fe880
+# %% ../nbs/30_evaluation.ipynb #5facca76
 import csv, json, lzma, math, os, random, shutil, stat, time, zipfile, zlib
 from collections import Counter
 from contextlib import closing, contextmanager
@@ -22,7 +22,7 @@ from .common import CourseError, Runtime, atomic_path, write_json
 from .corpus import download
 from .dataloader import Prefetcher
 
-# %% ../nbs/30_evaluation.ipynb #6261f0f6
+# %% ../nbs/30_evaluation.ipynb #8da2d996
 @torch.inference_mode()
 def evaluate_bpb(
     model,                    # called with (inputs, targets, loss_reduction="none"), gives a loss in nats per target
@@ -92,7 +92,7 @@ def reference_lines(
     data = tokenizer.decode_bytes(ids)
     return {"unigram bytes": byte_bpb(data), "unigram tokens": unigram_bpb(ids, sizes), "xz -9e": xz_bpb(data)}
 
-# %% ../nbs/30_evaluation.ipynb #b138348b
+# %% ../nbs/30_evaluation.ipynb #b962cc4b
 @torch.inference_mode()
 def sample_text(
     model,                 # called with (1, T) ids, gives (1, T, vocab_size) logits
@@ -132,7 +132,7 @@ def sample_texts(
     return [dict(prompt=p, temperature=t, text=generate(p, max_tokens, t, seed + i))
             for i, p in enumerate(prompts) for t in temperatures]
 
-# %% ../nbs/30_evaluation.ipynb #6911e071
+# %% ../nbs/30_evaluation.ipynb #74b3e1ac
 def render_item(
     item:dict,       # as in the task's file
     kind:str,        # "multiple_choice", "schema" or "language_modeling"
@@ -154,7 +154,7 @@ def render_item(
         raise CourseError(f"unknown task type {kind!r} in core.yaml: use multiple_choice, schema or language_modeling")
     return ["\n\n".join([*head, t]) for t in tails]
 
-# %% ../nbs/30_evaluation.ipynb #7164ee33
+# %% ../nbs/30_evaluation.ipynb #60dc6430
 def find_copies(
     data:list,    # items of a task
 )->list:          # for each item, the sorted indices of all that are equal to it, itself included
@@ -210,7 +210,7 @@ def scored_rows(
     prompts = render_item(item, kind, shots, delimiter)
     return find_answers(tokenizer.encode(prompts, prepend=tokenizer.bos), kind, max_len)
 
-# %% ../nbs/30_evaluation.ipynb #d49de228
+# %% ../nbs/30_evaluation.ipynb #1fd40abb
 @torch.inference_mode()
 def score_rows(
     model,             # (B, T) ids -> (B, T, vocab_size) logits
@@ -315,7 +315,7 @@ def evaluate_task(
     with closing(Prefetcher(tokenised_items(tokenizer, data, kind, num_fewshot, delimiter, rt, max_len), 2)) as parts:
         return accuracy(model, data, kind, parts, rt, batch_tokens)
 
-# %% ../nbs/30_evaluation.ipynb #de04517a
+# %% ../nbs/30_evaluation.ipynb #2d60f921
 def four_answers(
     rng,        # `random.Random`
     right:str,  # the answer
@@ -351,7 +351,7 @@ def name_items(
     asked = rng.sample(list(docs), min(items, len(docs)))
     return [four_answers(rng, name, docs, query=f"{docs[name]}\nName:") for name in asked]
 
-# %% ../nbs/30_evaluation.ipynb #86682dae
+# %% ../nbs/30_evaluation.ipynb #bf32de63
 SUBJECTS = """The cat/The cats, This sheep/These sheep, He/They, The man/The men, Each value/All values,
 A child/Children, One fish/Two fish, It/We, This list/These lists, The person/The people,
 Every key/Both keys, She/You"""
@@ -418,7 +418,7 @@ def centered(
     "Accuracy above chance."
     return (accuracy - baseline / 100) / (1 - baseline / 100)
 
-# %% ../nbs/30_evaluation.ipynb #baf17077
+# %% ../nbs/30_evaluation.ipynb #3ea58602
 def load_bundle(
     bundle_dir,    # folder with core.yaml, eval_meta_data.csv and eval_data/
 )->list[dict]:     # label, path, kind, num_fewshot, delimiter, baseline
@@ -449,7 +449,7 @@ def read_items(
                 raise CourseError(f"{path}, line {n}, is not JSON: unpack the CORE bundle again") from None
     return items
 
-# %% ../nbs/30_evaluation.ipynb #7f778a11
+# %% ../nbs/30_evaluation.ipynb #50e17a25
 BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 BUNDLE_SIZE = 1 << 31   # bytes; an archive that unfolds to more is not the bundle
 
@@ -512,7 +512,7 @@ def get_bundle(
                           f"remove it, and it will be made again from {archive}")
     return folder
 
-# %% ../nbs/30_evaluation.ipynb #f1649650
+# %% ../nbs/30_evaluation.ipynb #a880cf98
 def core_parts(
     tokenizer,            # encodes
     tasks:list,           # from `load_bundle`

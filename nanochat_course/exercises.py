@@ -35,7 +35,7 @@ def remember(
         with open(progress_path(), "a") as f: f.write(json.dumps(dict(exercise=name, time=time.time())) + "\n")
     except OSError as e: print(f"(not remembered: {e.strerror})")
 
-# %% ../nbs/91_exercises.ipynb #c39472f4
+# %% ../nbs/91_exercises.ipynb #3dd9dc5b
 class exercise:
     "Make a check of a function of asserts: it prints `not solved yet`, `solved`, or what the failed assert says."
     def __init__(self,
@@ -144,7 +144,7 @@ def next_lines(
     card = f" ({'★' * stars}, {minutes} minutes)" if stars else ""
     return [f"next: {name}{card}, in nbs/{chapter}.ipynb"]
 
-# %% ../nbs/91_exercises.ipynb #ec556e34
+# %% ../nbs/91_exercises.ipynb #31954749
 @dataclass(frozen=True)
 class ExercisesConfig:
     "Show which exercises are solved."

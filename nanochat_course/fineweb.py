@@ -83,7 +83,7 @@ def read_shard(
     if not tokens: return np.empty(0, "<u2")                         # an empty map is not allowed
     return np.memmap(path, "<u2", "r", 4 * HEADER, (tokens,))
 
-# %% ../nbs/70_fineweb.ipynb #947de82c
+# %% ../nbs/70_fineweb.ipynb #0ad3d20d
 class ShardLoader:
     "Batches of files of tokens, in order: `for inputs, targets, state in ShardLoader(…)`."
     def __init__(self,

@@ -112,7 +112,7 @@ def value_layers(self:GPTConfig)->tuple: # indices of layers
     "Layers with a value embedding: every other one, the last among them."
     return tuple(range((self.n_layer - 1) % 2, self.n_layer, 2)) if self.value_embeds else ()
 
-# %% ../nbs/12_gpt.ipynb #02962e52
+# %% ../nbs/12_gpt.ipynb #77440137
 class Linear(nn.Linear):
     "A product in the input's dtype, by default without bias: the weight is cast at each call, its gradient cast back."
     def __init__(self,
@@ -128,7 +128,7 @@ class Linear(nn.Linear):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
-# %% ../nbs/12_gpt.ipynb #932d3d64
+# %% ../nbs/12_gpt.ipynb #a5a932be
 class Attention(nn.Module):
     "Causal self-attention with rotary positions, QK norm, shared key-value heads and an optional window."
     backend = "auto"      # see `attention`
@@ -177,7 +177,7 @@ class Attention(nn.Module):
     )->torch.Tensor:           # (B, T, G, 1): how much of its value embedding each head adds, 0 to 3
         return 3 * torch.sigmoid(self.ve_gate(x[..., :VALUE_GATE])).unsqueeze(-1)
 
-# %% ../nbs/12_gpt.ipynb #c130ae0b
+# %% ../nbs/12_gpt.ipynb #e192eab4
 class SquaredReLU(torch.autograd.Function):
     "max(x, 0)², keeping one array for the backward pass (So et al. 2021, arXiv 2109.08668)."
     @staticmethod
@@ -244,7 +244,7 @@ class Block(nn.Module):
         x = x + self.attn(self.attn_norm(x), cos_sin, kv_cache, ve)
         return x + self.mlp(self.mlp_norm(x))
 
-# %% ../nbs/12_gpt.ipynb #36f814e1
+# %% ../nbs/12_gpt.ipynb #3101aa90
 def head_part(
     x,             # (N, C) hidden states of some tokens
     w,             # (V, C) rows of the head in the dtype of x
@@ -275,7 +275,7 @@ def head_part(
     dx, dw = products[1](d, w) * scale, products[1](d.T, (x * scale).to(x.dtype))
     return losses, dx.to(x.dtype), dw
 
-# %% ../nbs/12_gpt.ipynb #83feff3d
+# %% ../nbs/12_gpt.ipynb #a9392de1
 def _head_grads(x, weight, targets, softcap, chunk, part, token_grad):
     "Losses of all tokens, and the gradients of x and weight when each loss is weighted by `token_grad`."
     w = weight.to(x.dtype)
@@ -322,7 +322,7 @@ class HeadLoss(torch.autograd.Function):
         else: _, dx, dw = _head_grads(*ctx.saved_tensors, *ctx.args, grad)
         return dx, dw, None, None, None, None, None, None
 
-# %% ../nbs/12_gpt.ipynb #7db75e05
+# %% ../nbs/12_gpt.ipynb #801aebe3
 def head_loss(
     x:torch.Tensor,        # (B, T, C) hidden states
     weight:torch.Tensor,   # (V, C) rows of the head, float32
@@ -342,7 +342,7 @@ def head_loss(
     loss = HeadLoss.apply(x, weight, flat, token_grad, softcap, chunk, part, torch.is_grad_enabled())
     return loss.view(targets.shape) if reduction == "none" else loss
 
-# %% ../nbs/12_gpt.ipynb #d96ee4d6
+# %% ../nbs/12_gpt.ipynb #fd4e924b
 ROLES = {   # part of a parameter's name -> its role
     "wte": "embedding", "wpe": "embedding", "lm_head": "unembedding", "value_embeds": "value_embedding",
     "resid_lambdas": "residual", "x0_lambdas": "x0", "smear": "smear", "backout": "smear",
@@ -401,7 +401,7 @@ def init_rotary(self:GPT,
     self.cos, self.sin = rotary_tables(positions or c.sequence_len, c.head_dim, c.rotary_base, self.device)
     return self
 
-# %% ../nbs/12_gpt.ipynb #5f98b591
+# %% ../nbs/12_gpt.ipynb #f118ada9
 @patch
 def forward(self:GPT,
     idx:torch.Tensor,             # (B, T) token ids
@@ -524,7 +524,7 @@ def init_parts(self:GPT,
         if name.endswith("norm.weight"): nn.init.ones_(p)
         if name.endswith(".bias"): nn.init.zeros_(p)
 
-# %% ../nbs/12_gpt.ipynb #6f892af7
+# %% ../nbs/12_gpt.ipynb #834b5a53
 @patch
 def smear(self:GPT,
     x:torch.Tensor,        # (B, T, C) normalised embeddings

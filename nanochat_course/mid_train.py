@@ -90,7 +90,7 @@ def find_tag(
     if not found: raise CourseError(f"there is no {stage} checkpoint yet: run {command} first")
     return tag or max(found, key=lambda t: (found[t], t))
 
-# %% ../nbs/43_mid_train.ipynb #d821004f
+# %% ../nbs/43_mid_train.ipynb #5b51c9b8
 @dataclass(frozen=True)
 class MidTrainConfig:
     "Midtraining: conversations and some documents, every token supervised."
@@ -313,7 +313,7 @@ def stage_meta(
 
 
 
-# %% ../nbs/43_mid_train.ipynb #48e1dc33
+# %% ../nbs/43_mid_train.ipynb #4bc15cc6
 def train_on_conversations(
     config,              # the stage's flags
     stage:str,           # "mid" or "chatsft"

@@ -25,7 +25,7 @@ from .scaling import Schedule
 from .train import LoopConfig, open_log, train
 from .zero2 import make_optimizer
 
-# %% ../nbs/71_nanogpt.ipynb #260aa54f
+# %% ../nbs/71_nanogpt.ipynb #cf0f16ff
 NO_CAP = 1e6   # a soft cap so far away that float32 does not see it
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def groups_of(
         model, embedding_lr=r.embedding_lr, unembedding_lr=r.unembedding_lr, matrix_lr=r.matrix_lr,
         scalar_lr=r.scalar_lr, adam_betas=r.betas, method="newton_schulz", nesterov=r.nesterov, lr_scale=r.lr_scale)
 
-# %% ../nbs/71_nanogpt.ipynb #de6d7288
+# %% ../nbs/71_nanogpt.ipynb #d5ea25a4
 class ReplicatedMuonAdamW(MuonAdamW):
     "Every rank averages all gradients, then does the whole update by itself."
     def __init__(self,
@@ -280,7 +280,7 @@ def optimizer_of(
 
 
 
-# %% ../nbs/71_nanogpt.ipynb #64081a7f
+# %% ../nbs/71_nanogpt.ipynb #8ca465d5
 class OwnDocument:
     "Causal attention within documents: a backend of `attention` for all blocks of a model."
     def __init__(self,
@@ -306,7 +306,7 @@ def mask_documents(
     model.register_forward_pre_hook(documents.look)
     for block in model.transformer.h: block.attn.backend = documents
 
-# %% ../nbs/71_nanogpt.ipynb #1cc00307
+# %% ../nbs/71_nanogpt.ipynb #bdf37c3c
 def schedule_of(r:Recipe)->Schedule:
     "Rates and momentum over the run."
     fall = r.warmdown_steps / r.num_iterations

@@ -79,7 +79,9 @@ def unit_norm(
 def _norms(X): return torch.stack([torch.dot(x, x) for x in X]).sqrt()           # one by one: no sum depends on K
 
 @lru_cache
-def fast_dtype(device)->torch.dtype: # asked once for each device
+def fast_dtype(
+    device:torch.device, # where the products run
+)->torch.dtype:          # asked once for each device
     "The dtype in which this device multiplies fastest."
     return detect_dtype(device)
 

@@ -122,7 +122,7 @@ def exact_norm(
     "Scale each matrix to the norm it should have (Muon+, 2026, arXiv 2602.21545)."
     return O * (min(O.shape[-2:])**0.5 / whole_norm(O).clamp(min=floor))
 
-# %% ../nbs/21_optim.ipynb #7710041e
+# %% ../nbs/21_optim.ipynb #3007735d
 METHODS = dict(   # number of steps -> a triple of coefficients for each
     newton_schulz=lambda steps: (QUINTIC,) * steps,
     polar_express=polar_express_coefficients,

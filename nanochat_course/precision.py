@@ -7,7 +7,7 @@ __all__ = ['WORTH_COMPILING', 'GRAPHS', 'FLASH3', 'fp8_reason', 'fp8_worthwhile'
            'head_worthwhile', 'head_to_fp8', 'without_fp8', 'compile_blocks', 'compiles_here', 'compile_model',
            'find_flash3', 'flash3_attention', 'choose_attention']
 
-# %% ../nbs/25_precision.ipynb #93e98434
+# %% ../nbs/25_precision.ipynb #5b7b6b7a
 import logging
 from contextlib import contextmanager
 from dataclasses import replace
@@ -58,7 +58,7 @@ def convert_to_fp8(
     convert_to_float8_training(model, config=config, module_filter_fn=lambda m, n: n in names)
     return names + (["lm_head"] if head and head_to_fp8(model, min_size, emulate) else [])
 
-# %% ../nbs/25_precision.ipynb #b70a19f3
+# %% ../nbs/25_precision.ipynb #78cbf479
 def to_fp8(
     x:torch.Tensor,     # any shape
     kind:torch.dtype,   # torch.float8_e4m3fn or torch.float8_e5m2
@@ -100,7 +100,7 @@ def head_to_fp8(
     model.head_part = partial(head_part, products=products)
     return True
 
-# %% ../nbs/25_precision.ipynb #d11b618b
+# %% ../nbs/25_precision.ipynb #23498434
 @contextmanager
 def without_fp8(
     model:torch.nn.Module, # plain or compiled; changed in place until the block ends
@@ -120,7 +120,7 @@ def without_fp8(
         for name, module in low: put(name, module)
         if isinstance(head, partial): inner.head_part = head
 
-# %% ../nbs/25_precision.ipynb #blocks01
+# %% ../nbs/25_precision.ipynb #54480288
 def compile_blocks(
     model:torch.nn.Module, # a `GPT`, changed in place
 )->torch.nn.Module:        # the same
@@ -133,7 +133,7 @@ def compile_blocks(
     model.run_block, model.head_part = run_block, torch.compile(model.head_part, dynamic=False)
     return model
 
-# %% ../nbs/25_precision.ipynb #blocks05
+# %% ../nbs/25_precision.ipynb #fae9a83e
 WORTH_COMPILING = 1.5e13   # FLOPs of a run: a minute or more of two cores, against some fifteen seconds of compiling
 
 def compiles_here(
@@ -147,7 +147,7 @@ def compiles_here(
         return False
     return True
 
-# %% ../nbs/25_precision.ipynb #c864b5a2
+# %% ../nbs/25_precision.ipynb #8621add8
 def compile_model(
     model:torch.nn.Module, # batches of one shape are assumed
     rt:Runtime,            # decides in mode "auto"

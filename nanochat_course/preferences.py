@@ -21,7 +21,7 @@ def preference_loss(
     "Minus the log-probability of the choices (Bradley and Terry 1952)."
     return -F.logsigmoid(chosen - rejected)
 
-# %% ../nbs/48_preferences.ipynb #533d14a0
+# %% ../nbs/48_preferences.ipynb #ae5d0597
 @dataclass
 class Pair:
     "Two answers to one prompt, as tokens; the first was preferred."
@@ -49,7 +49,7 @@ def collect_pairs(
             pairs.append(Pair(prompts[i], a.tokens, b.tokens))
     return pairs
 
-# %% ../nbs/48_preferences.ipynb #6d3b7de6
+# %% ../nbs/48_preferences.ipynb #8f3598bd
 class RewardModel(torch.nn.Module):
     "A language model that ends in one number instead of a vocabulary."
     def __init__(self,
@@ -97,7 +97,7 @@ def pair_scores(
     ids, _, last = answer_batch(prompts + prompts, answers, pad, reward.body.device)
     return reward(ids, last).split(len(pairs))
 
-# %% ../nbs/48_preferences.ipynb #444d8b97
+# %% ../nbs/48_preferences.ipynb #7488f723
 def dpo_loss(
     chosen:torch.Tensor,        # (B,) log-probabilities of the preferred answers under the model
     rejected:torch.Tensor,      # (B,) of the others

@@ -56,7 +56,7 @@ RECIPE = [
 
 RECORD = {s.flag: s.ours for s in RECIPE}   # flags of `base_train`
 
-# %% ../nbs/28_recipe.ipynb #5217b7d1
+# %% ../nbs/28_recipe.ipynb #271dc0bf
 ELSEWHERE = [   # what no flag of the recipe says
     Setting("NorMuon's axis", "red_dim", "the longer side", "", "the longer side"),
     Setting("weight decay of the AdamW groups", "adam", "constant", "", "constant"),
@@ -81,7 +81,7 @@ GROUPS = {      # what is measured together
     "Muon": ("muon_beta2", "cautious", "equilibrate", "renormalize", "weight_decay", "weight_decay_shape"),
     "schedules": ("momentum_peak", "momentum_final", "warmdown_ratio", "final_lr_frac", "grad_clip")}
 
-# %% ../nbs/28_recipe.ipynb #abcf20e5
+# %% ../nbs/28_recipe.ipynb #fd2214f8
 def show_value(
     v,   # of a field: truth value, number or word
 )->str:

@@ -126,7 +126,7 @@ def sample_table(
         prompts = [p for p in prompts if sum(p in m for m in columns.values()) > 1]
     return [["prompt", *columns]] + [[p, *(m.get(p, "–") for m in columns.values())] for p in prompts]
 
-# %% ../nbs/93_report.ipynb #719929ed
+# %% ../nbs/93_report.ipynb #1d7e13f6
 def cell(
     text, # anything
 )->str:   # one line that is safe in a Markdown table and in HTML
@@ -142,7 +142,7 @@ def markdown_table(
     lines = ["| " + " | ".join(cell(c) for c in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
-# %% ../nbs/93_report.ipynb #2aabad54
+# %% ../nbs/93_report.ipynb #d9257d2d
 def running_mean(
     values:list[float], # one per step
     window:int,         # how many of the last steps to average
@@ -196,7 +196,7 @@ def curve_png(
     ax.set_ylabel(label or key, color=INK)
     return png(fig)
 
-# %% ../nbs/93_report.ipynb #b773e01a
+# %% ../nbs/93_report.ipynb #5b813404
 def minutes(
     seconds:float, # a duration
 )->str:
@@ -332,7 +332,7 @@ def report_blocks(
 
 
 
-# %% ../nbs/93_report.ipynb #14954dd6
+# %% ../nbs/93_report.ipynb #37594685
 STYLE = """:root{color-scheme:light dark}
 body{font:16px/1.6 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1.2rem;
 color:light-dark(#22272e,#d9dee4);background:light-dark(#fff,#15181c)}

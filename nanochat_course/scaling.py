@@ -84,7 +84,7 @@ def horizon(
     if asked(flops): return flops / per_token, f"FLOP budget / {per_token:.3g} per token / batch"
     return ratio * params, f"{ratio:g} tokens x {params:,} scaling parameters / batch"
 
-# %% ../nbs/24_scaling.ipynb #7375a983
+# %% ../nbs/24_scaling.ipynb #1966fc6f
 # Where the rates were tuned: depth 12, width 768, 524,288 tokens a step.
 REF_DEPTH, REF_WIDTH, REF_BATCH = 12, 768, 2**19
 MIN_STEPS = 300                                   # a run of fewer steps is cut into smaller batches

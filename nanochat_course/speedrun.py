@@ -25,7 +25,7 @@ from .corpus import shard_names, shards_for
 from .recipe import RECORD
 from .report import STAGES, minutes, write_report
 
-# %% ../nbs/52_speedrun.ipynb #57ed4754
+# %% ../nbs/52_speedrun.ipynb #a9e7f01d
 ORDER = ["corpus", "tok_train", "base_train", "base_eval", "mid_train", "chat_sft", "chat_rl", "chat_eval",
          "transcript"]
 PRESETS = {
@@ -275,7 +275,7 @@ def waiting()->dict: # environment variables
     "How a stage's threads shall wait for each other: awake, or asleep where other programs want the cores."
     return {} if busy_cores() < 0.5 else {"OMP_WAIT_POLICY": "PASSIVE"}
 
-# %% ../nbs/52_speedrun.ipynb #18efbc59
+# %% ../nbs/52_speedrun.ipynb #f1595dd2
 def run_stage(
     command:list[str], # from `command_line`
     lock=None,         # open file of our lock: the stage inherits it

@@ -6,7 +6,7 @@
 __all__ = ['compression', 'take_chars', 'TokTrainConfig', 'same_shards', 'find_finished', 'dependents', 'same_tokenizer',
            'put_tokenizer', 'tokenizer_samples', 'fresh_tokenizer', 'tok_train', 'main']
 
-# %% ../nbs/31_tok_train.ipynb #e98dceb4
+# %% ../nbs/31_tok_train.ipynb #ad8cd2e2
 import os, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def find_finished(
     if not same_shards(done["shards"], shards): return {}
     return done["metrics"] if Tokenizer.load(folder).vocab_size == config.vocab_size else {}
 
-# %% ../nbs/31_tok_train.ipynb #52706ebe
+# %% ../nbs/31_tok_train.ipynb #696bcab2
 def dependents(
     path:Path,           # a `tokenizer.json`
 )->list[str]:            # folders of runs under the base folder, "base_checkpoints/d4"
@@ -108,7 +108,7 @@ def put_tokenizer(
                   f"to use them again, put it back as {folder}")
     tok.save(folder)
 
-# %% ../nbs/31_tok_train.ipynb #ed721df9
+# %% ../nbs/31_tok_train.ipynb #17ad9758
 def tokenizer_samples(
     tok:Tokenizer, # just trained
 )->list[dict]:     # prompt, text
@@ -135,7 +135,7 @@ def fresh_tokenizer(
                           f"(of each document it reads {config.doc_cap:,} characters: --doc-cap)")
     return tok, seen
 
-# %% ../nbs/31_tok_train.ipynb #8e40df09
+# %% ../nbs/31_tok_train.ipynb #4366a541
 def tok_train(
     config:TokTrainConfig,
 )->dict:                   # metrics

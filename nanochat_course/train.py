@@ -39,7 +39,7 @@ def clip(
     if hasattr(optimizer, "clip_grad_norm_"): return torch.as_tensor(optimizer.clip_grad_norm_(max_norm))
     return torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
 
-# %% ../nbs/27_train.ipynb #e4192d3f
+# %% ../nbs/27_train.ipynb #0f7f1336
 def set_schedule(
     optimizer,     # with `param_groups`
     values:dict,   # lr and weight_decay: multipliers; momentum: the value itself, or None to leave it
@@ -267,7 +267,7 @@ def stop_not_finite(
     raise CourseError(f"step {step}: {what} is not finite; loader state after the batch: {describe(states[bad or 0])}; "
                       f"{good}; look at the batch or lower the learning rate, then start again")
 
-# %% ../nbs/27_train.ipynb #aef98990
+# %% ../nbs/27_train.ipynb #ca6f9bcf
 @dataclass
 class LoopState:
     "What the loop itself must remember across a stop."
@@ -499,7 +499,7 @@ def result(self:Loop)->dict:
     self.rt.barrier()
     return dict(result, history=self.history)
 
-# %% ../nbs/27_train.ipynb #9ccd54b9
+# %% ../nbs/27_train.ipynb #81066126
 @patch
 def due(self:Loop,
     every:int,         # steps; 0 or less: never

@@ -70,7 +70,8 @@ def test_presets_for_gpus_follow_the_recipe(name):
 @pytest.mark.parametrize("name", ["tiny", "laptop"])
 def test_the_laptop_keeps_the_plain_model(name):
     config = stage_config("base_train", PRESETS[name]["base_train"])
-    assert optional_parts(config) == {} and optimizer_settings(config) == dict(beta2=None, cautious=False, equilibrate=False, renormalize=False, adam_by_role=None)
+    assert set(optional_parts(config)) <= {"c_fc_init"}, "nothing that is computed: only where the weights start"
+    assert optimizer_settings(config) == dict(beta2=None, cautious=False, equilibrate=False, renormalize=False, adam_by_role=None)
 
 
 def test_groups_cover_the_recipe_once():

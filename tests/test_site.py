@@ -323,7 +323,8 @@ def test_every_colour_of_text_can_be_read_in_both_themes():
 
 def test_every_image_is_local_and_described(pages):
     for name, page in pages[0].items():
-        for src, alt in page.images: assert (pages[1] / src).is_file() and alt, f"{name}: {src}"
+        for src, alt in page.images:                                              # a widget's still picture lies in the page itself
+            assert alt and (src.startswith("data:image/png;base64,") or (pages[1] / src).is_file()), f"{name}: {src[:80]}"
     assert sum(len(p.images) for p in pages[0].values()) >= 30
 
 

@@ -528,6 +528,7 @@ def test_a_machine_is_prepared_with_all_of_its_text(tmp_path, monkeypatch):
 COMES_BACK = """
 import os, sys, torch, torch.distributed as dist
 from dataclasses import dataclass
+from pathlib import Path
 from nanochat_course.common import run_main, runtime
 @dataclass(frozen=True)
 class Config: pass

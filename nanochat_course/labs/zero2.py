@@ -13,7 +13,7 @@ from ..common import CourseError, Runtime, runtime
 from ..optim import MuonAdamW
 from ..zero2 import DistMuonAdamW
 
-# %% ../../nbs/60_zero2.ipynb #6f5ca014
+# %% ../../nbs/60_zero2.ipynb #223d7116
 def held_by(
     x:torch.Tensor,      # (W, m) what each of W ranks holds: all W pieces, or one
     own:bool=False,      # only one: rank r has piece r
@@ -43,7 +43,7 @@ def draw_ranks(
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
 
-# %% ../../nbs/60_zero2.ipynb #822e398f
+# %% ../../nbs/60_zero2.ipynb #53229995
 def _rank_main(rank, fn, world_size, port, queue, environment, args):
     os.environ.clear()
     os.environ.update(environment)
@@ -65,7 +65,7 @@ def exported(
                           "put it into a .py file and import it")
     return copy
 
-# %% ../../nbs/60_zero2.ipynb #d0625e7a
+# %% ../../nbs/60_zero2.ipynb #795b0602
 def run_ranks(
     fn,              # importable; called as fn(rt, *args) in every process
     world_size:int,  # number of processes
