@@ -160,10 +160,9 @@ def compile_model(
     if mode == "auto":
         long = rt.device.type == "cpu" and flops >= WORTH_COMPILING
         mode = "on" if rt.device.type == "cuda" else "blocks" if long and compiles_here(rt) else "off"
-    if mode == "blocks": return compile_blocks(model)
     if mode == "off": return model
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
-    return torch.compile(model, dynamic=False)
+    return compile_blocks(model) if mode == "blocks" else torch.compile(model, dynamic=False)
 
 GRAPHS = 64    # forms of one function, beyond which torch gives up compiling it; its own limit is 8
 

@@ -304,7 +304,7 @@ def test_talks_go_on_with_results_and_turn_words_around(talks):
                 assert calculated[1] == total, (q, answer)              # copied out of the turn before
                 totals[total] += 1
             if calculated: total = calculated[2]
-            if "backwards" in q.lower():
+            if re.fullmatch(r"(and |now )?backwards[?.]", q.lower()):           # the word itself may have to be spelled
                 assert answer.split() == letters[::-1]
                 turned.append(len(letters))
             letters = answer.split()
