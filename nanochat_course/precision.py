@@ -147,7 +147,7 @@ def compiles_here(
         return False
     return True
 
-# %% ../nbs/25_precision.ipynb #8621add8
+# %% ../nbs/25_precision.ipynb #07117ba2
 def compile_model(
     model:torch.nn.Module, # batches of one shape are assumed
     rt:Runtime,            # decides in mode "auto"

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, PAIRS, LIB = ROOT / "nbs", ROOT / ".pairs", ROOT / "nanochat_course"
 EXERCISES = ROOT / "tests" / "exercises"
 SLOW = ["00_first_light", "62_optimizer_lab", "43_mid_train", "61_zero3", "44_chat_sft", "23_dataloader", "55_doctor", "60_zero2", "27_train", "33_base_eval",
-        "45_chat_rl", "22_corpus", "48_preferences"]           # more than half a minute: they begin, so that two workers end together
+        "45_chat_rl", "22_corpus", "48_preferences", "25_precision"]           # more than half a minute: they begin, so that two workers end together
 WIDGET, WIDGETS = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 os.chdir(ROOT)
 
